@@ -1,0 +1,253 @@
+"""How the frames of one camera become bytes: a codec turns each frame into one blob.
+
+A codec is named by a short text such as "jpeg", "jpeg:quality=95,subsampling=444" or a preset ("fast", "small"), which
+is stored with every episode. Still-picture codecs decode any frame alone; a video codec decodes groups of `group`
+frames, each starting with a key frame. The choice of presets is measured in docs/codecs.md.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, cast
+
+import numpy as np
+from PIL import Image
+
+from foreact.vla.errors import ConfigError, did_you_mean
+
+MAX_SIDE = 8192
+"""Pictures with a longer side are refused."""
+
+Blob = bytes | memoryview
+
+
+class BadFrame(ValueError):
+    """A blob is not a frame of the declared size."""
+
+
+class FrameEncoder(Protocol):
+    """Encodes the frames of one camera and one episode in order."""
+
+    def add(self, frame: np.ndarray) -> None:
+        """Take the next (H, W, 3) uint8 RGB frame."""
+        ...
+
+    def finish(self) -> list[bytes]:
+        """One blob per added frame."""
+        ...
+
+
+class FrameCodec(Protocol):
+    """Frames to blobs and back."""
+
+    group: int
+    """Frames that are decoded together: 1 for still pictures."""
+
+    @property
+    def spec(self) -> str:
+        """The text that `codec_from_spec` turns into this codec."""
+        ...
+
+    def encoder(self, height: int, width: int) -> FrameEncoder:
+        """A new encoder for frames of this size."""
+        ...
+
+    def decode(self, blobs: Sequence[Blob], height: int, width: int) -> list[np.ndarray]:
+        """Decode the blobs of one group, from its first frame on, to (height, width, 3) uint8 frames.
+
+        Raises:
+            BadFrame: If a blob is not a picture of exactly that size, found before memory is allocated for it.
+        """
+        ...
+
+
+class _Stills:
+    """The encoder of a codec that encodes each frame alone."""
+
+    def __init__(self, encode: Callable[[np.ndarray], bytes]):
+        self._encode = encode
+        self._blobs: list[bytes] = []
+
+    def add(self, frame: np.ndarray) -> None:
+        self._blobs.append(self._encode(frame))
+
+    def finish(self) -> list[bytes]:
+        return self._blobs
+
+
+@dataclass(frozen=True)
+class StillCodec:
+    """Base of the codecs that treat each frame as a picture of its own."""
+
+    name: ClassVar[str]
+    group: ClassVar[int] = 1
+
+    @property
+    def spec(self) -> str:
+        options = ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+        return f"{self.name}:{options}" if options else self.name
+
+    def encoder(self, height: int, width: int) -> FrameEncoder:
+        return _Stills(self.encode_frame)
+
+    def decode(self, blobs: Sequence[Blob], height: int, width: int) -> list[np.ndarray]:
+        if not 0 < height <= MAX_SIDE or not 0 < width <= MAX_SIDE:
+            raise BadFrame(f"a frame of {height}x{width} pixels is beyond the limit of {MAX_SIDE}")
+        return [self.decode_frame(blob, height, width) for blob in blobs]
+
+    def encode_frame(self, frame: np.ndarray) -> bytes:
+        """One (H, W, 3) uint8 frame to bytes."""
+        raise NotImplementedError
+
+    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
+        """Bytes to one frame of exactly that size."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RawCodec(StillCodec):
+    """No compression."""
+
+    name: ClassVar[str] = "raw"
+
+    def encode_frame(self, frame: np.ndarray) -> bytes:
+        return frame.tobytes()
+
+    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
+        if len(blob) != height * width * 3:
+            raise BadFrame(f"expected {height * width * 3} bytes, found {len(blob)}")
+        return np.frombuffer(blob, np.uint8).reshape(height, width, 3)
+
+
+@dataclass(frozen=True)
+class ZstdCodec(StillCodec):
+    """Lossless, each frame by Zstandard."""
+
+    name: ClassVar[str] = "zstd"
+    level: int = 3
+
+    def encode_frame(self, frame: np.ndarray) -> bytes:
+        from numcodecs import zstd
+
+        return zstd.compress(np.ascontiguousarray(frame), level=self.level)
+
+    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
+        from numcodecs import zstd
+
+        out = np.empty((height, width, 3), np.uint8)
+        try:  # `dest` bounds what a hostile header can make us allocate
+            zstd.decompress(bytes(blob), out)
+        except (RuntimeError, ValueError) as error:
+            raise BadFrame(f"not a Zstandard frame of {out.nbytes} bytes: {error}") from error
+        return out
+
+
+@dataclass(frozen=True)
+class JpegCodec(StillCodec):
+    """JPEG by libjpeg-turbo (simplejpeg)."""
+
+    name: ClassVar[str] = "jpeg"
+    quality: int = 95
+    subsampling: str = "444"
+
+    def encode_frame(self, frame: np.ndarray) -> bytes:
+        import simplejpeg
+
+        return simplejpeg.encode_jpeg(
+            np.ascontiguousarray(frame), self.quality, "RGB", self.subsampling, fastdct=False
+        )
+
+    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
+        import simplejpeg
+
+        try:
+            found = simplejpeg.decode_jpeg_header(blob)[:2]
+            if found != (height, width):
+                raise BadFrame(f"the JPEG header says {found[0]}x{found[1]} pixels, expected {height}x{width}")
+            return simplejpeg.decode_jpeg(blob, "RGB", fastdct=False, fastupsample=False)
+        except ValueError as error:
+            raise error if isinstance(error, BadFrame) else BadFrame(f"not a JPEG picture: {error}") from error
+
+
+@dataclass(frozen=True)
+class PillowCodec(StillCodec):
+    """A picture format that Pillow writes."""
+
+    _format: ClassVar[str]
+
+    def _options(self) -> dict[str, Any]:
+        return {}
+
+    def encode_frame(self, frame: np.ndarray) -> bytes:
+        out = io.BytesIO()
+        Image.fromarray(frame).save(out, self._format, **self._options())
+        return out.getvalue()
+
+    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
+        try:
+            with Image.open(io.BytesIO(blob), formats=[self._format]) as picture:
+                if picture.size != (width, height):
+                    raise BadFrame(
+                        f"the {self._format} header says {picture.size[1]}x{picture.size[0]} pixels, "
+                        f"expected {height}x{width}"
+                    )
+                return np.asarray(picture.convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            raise BadFrame(f"not a {self._format} picture: {error}") from error
+
+
+@dataclass(frozen=True)
+class PngCodec(PillowCodec):
+    """Lossless PNG."""
+
+    name: ClassVar[str] = "png"
+    _format: ClassVar[str] = "PNG"
+    level: int = 3
+
+    def _options(self) -> dict[str, Any]:
+        return {"compress_level": self.level}
+
+
+@dataclass(frozen=True)
+class WebpCodec(PillowCodec):
+    """WebP; quality 100 is lossless. Slow to encode: for archives, not for recording."""
+
+    name: ClassVar[str] = "webp"
+    _format: ClassVar[str] = "WEBP"
+    quality: int = 90
+
+    def _options(self) -> dict[str, Any]:
+        return {"quality": self.quality, "lossless": self.quality >= 100, "method": 4}
+
+
+PRESETS: Mapping[str, str] = {"fast": "jpeg:quality=95,subsampling=444", "small": "jpeg:quality=80,subsampling=420"}
+"""Names for the two measured compromises: see docs/codecs.md."""
+
+
+def _codecs() -> dict[str, Any]:
+    return {c.name: c for c in (RawCodec, ZstdCodec, JpegCodec, PngCodec, WebpCodec)}
+
+
+def codec_from_spec(spec: str) -> FrameCodec:
+    """The codec that a text names: "jpeg", "jpeg:quality=90,subsampling=420", "fast".
+
+    Raises:
+        ConfigError: If the codec or one of its options is unknown.
+    """
+    name, _, options = PRESETS.get(spec, spec).partition(":")
+    known = _codecs()
+    if name not in known:
+        raise ConfigError(f"no image codec {name!r}; {did_you_mean(name, [*known, *PRESETS])}")
+    types = {f.name: type(f.default) for f in fields(known[name])}
+    values: dict[str, Any] = {}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in types:
+            raise ConfigError(f"image codec {name!r} has no option {key!r}; {did_you_mean(key, types)}")
+        try:
+            values[key] = types[key](value)
+        except ValueError as error:
+            raise ConfigError(f"image codec {name!r}: {key} must be {types[key].__name__}, found {value!r}") from error
+    return cast(FrameCodec, known[name](**values))

@@ -1,0 +1,93 @@
+"""Writing that survives a kill or a power cut: write aside, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+_STALE_AFTER_S = 24 * 3600.0
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: Path, data: bytes | memoryview) -> None:
+    """Write one new file and make its bytes durable (its name only after `fsync_folder`)."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_durably(path: Path, data: bytes, staging: Path) -> None:
+    """Replace a file so that a reader, or a kill at any instant, meets the old or the new bytes, never a mixture."""
+    part = staging / stage_name(path.name)
+    write_durably(part, data)
+    os.replace(part, path)
+    fsync_folder(path.parent)
+
+
+def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files (relative path -> bytes) into a new folder, durably, in the order of the mapping."""
+    folder.mkdir()
+    folders = {folder}
+    for name, data in files.items():
+        path = folder / name
+        parent = path.parent
+        while parent not in folders:
+            folders.add(parent)
+            parent = parent.parent
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, data)
+    for each in sorted(folders, key=lambda f: len(f.parts), reverse=True):
+        fsync_folder(each)
+
+
+def stage_name(name: str) -> str:
+    """A name that tells who is writing: `<name>~<host>~<pid>~<random>`."""
+    return f"{name}~{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}"
+
+
+def sweep(staging: Path) -> int:
+    """Remove what dead writers of this host left behind, and anything a day old; return how many."""
+    swept = 0
+    for entry in list(staging.iterdir()) if staging.is_dir() else []:
+        parts = entry.name.split("~")
+        try:
+            ours = len(parts) == 4 and parts[1] == socket.gethostname()
+            dead = ours and not _alive(int(parts[2]))
+            if dead or time.time() - entry.stat().st_mtime > _STALE_AFTER_S:
+                remove(entry)
+                swept += 1
+        except (FileNotFoundError, ValueError):
+            continue
+    return swept
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there; a link is removed itself, never followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,121 @@
+"""Packs: many episodes in one uncompressed ZIP file with a sealed manifest beside it.
+
+A ZIP, so that any tool can take an episode out again (`unzip`, or Zarr's ZipStore); its entries are
+`<episode>/<file>`, those of one episode in one run. The manifest names offset and length of each run: reading an
+episode takes no directory of the whole ZIP, only the local headers in that run.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foreact.datasets.arrays import EpisodeHeader
+from foreact.datasets.layout import PACKS, DamagedEpisode, StoreError, check_version
+from foreact.datasets.sealed import BrokenSeal, unseal
+from foreact.datasets.table import EpisodeInfo
+
+PACK_VERSION = 1
+PACK_FORMAT = "foreact-pack"
+
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_STORED = 0
+
+
+def pack_names(store: Path) -> list[str]:
+    """Names of the finished packs: those with a manifest."""
+    folder = store / PACKS
+    return sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
+
+
+def read_pack_manifest(store: Path, pack: str) -> dict[str, Any]:
+    """The manifest of a pack.
+
+    Raises:
+        StoreError: If it is damaged.
+        NewerFormat: If a later ForeAct wrote it.
+    """
+    path = store / PACKS / f"{pack}.json"
+    try:
+        manifest = unseal(path.read_bytes())
+    except (BrokenSeal, ValueError) as error:
+        raise StoreError(
+            f"{path} is damaged: {error}. The episodes may not be: `unzip {path.with_suffix('.zip')}` gives their "
+            "folders back, to be moved under `episodes/`."
+        ) from error
+    check_version(manifest.get("version"), f"the pack {path}", PACK_VERSION)
+    return manifest
+
+
+def pack_infos(store: Path, pack: str) -> list[EpisodeInfo]:
+    """The rows of a pack's episodes.
+
+    Raises:
+        StoreError, NewerFormat: As `read_pack_manifest`.
+    """
+    infos = []
+    for entry in read_pack_manifest(store, pack)["episodes"]:
+        header = EpisodeHeader.from_json(entry["header"], f"episode {entry['name']} in pack {pack}")
+        own = {key: entry[key] for key in ("name", "bytes", "sha256", "offset", "span")}
+        infos.append(EpisodeInfo(**vars(header), **own, pack=pack))
+    return infos
+
+
+def packed_names(store: Path) -> frozenset[str]:
+    """Names of all episodes in packs."""
+    return frozenset(e["name"] for pack in pack_names(store) for e in read_pack_manifest(store, pack)["episodes"])
+
+
+class PackFile:
+    """A pack, mapped into memory; safe to share between threads."""
+
+    def __init__(self, store: Path, pack: str):
+        self.path = store / PACKS / f"{pack}.zip"
+        try:
+            with open(self.path, "rb") as file:
+                self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (FileNotFoundError, ValueError) as error:
+            raise StoreError(f"the pack {self.path} is missing or empty; run `foreact data verify`") from error
+
+    def getter(self, episode: str, offset: int, span: int) -> Callable[[str], memoryview]:
+        """`get` for `EpisodeReader`: path inside the episode -> bytes.
+
+        Raises:
+            DamagedEpisode: If the run is not a run of this episode's ZIP entries.
+        """
+        entries = self._entries(episode, offset, span)
+
+        def get(name: str) -> memoryview:
+            start, size = entries[name]
+            return self._data[start : start + size]
+
+        return get
+
+    def _entries(self, episode: str, offset: int, span: int) -> dict[str, tuple[int, int]]:
+        entries: dict[str, tuple[int, int]] = {}
+        at, end = offset, offset + span
+        prefix = f"{episode}/".encode()
+        while at < end:
+            data_at = at + _LOCAL_HEADER.size
+            if data_at > min(end, len(self._data)):
+                raise self._damaged(episode)
+            magic, _, flags, method, _, _, _, size, full_size, name_size, extra_size = _LOCAL_HEADER.unpack(
+                self._data[at:data_at]
+            )
+            name = bytes(self._data[data_at : data_at + name_size])
+            at = data_at + name_size + extra_size
+            plain = magic == b"PK\x03\x04" and method == _STORED and size == full_size and not flags & 0x09
+            if not plain or not name.startswith(prefix) or at + size > min(end, len(self._data)):
+                raise self._damaged(episode)
+            entries[name[len(prefix) :].decode("utf-8", "replace")] = (at, size)
+            at += size
+        return entries
+
+    def _damaged(self, episode: str) -> DamagedEpisode:
+        return DamagedEpisode(
+            f"episode {episode} in {self.path} is damaged: its ZIP entries are not where the manifest says. "
+            "Run `foreact data verify` on the store, then restore the pack."
+        )

@@ -1,0 +1,231 @@
+"""Writes finished episodes into a store: whole or not at all, from any number of processes at once."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foreact.datasets.arrays import EpisodeHeader, episode_files
+from foreact.datasets.codecs import FrameEncoder, codec_from_spec
+from foreact.datasets.durable import fsync_folder, remove, stage_name, sweep, write_tree
+from foreact.datasets.episode import EpisodeData, Segment
+from foreact.datasets.layout import EPISODES, PACKS, STAGING, EpisodeExists, InvalidEpisode, check_name, staging_folder
+from foreact.datasets.root import create_or_check_root
+from foreact.datasets.validate import check_frame, check_header, check_rows
+from foreact.vla.contract import Contract
+
+
+class Recorder:
+    """Records into the store at `path`, which is created if there is none.
+
+    Args:
+        path: Folder of the store.
+        contract: What is recorded. An existing store must have the same.
+        codec: Image codec or preset, see `foreact.datasets.codecs`.
+
+    Raises:
+        ContractMismatch: If the store at `path` was made for another contract.
+        NewerFormat: If a later ForeAct made it.
+        ConfigError: If the codec is unknown.
+    """
+
+    def __init__(self, path: Path | str, contract: Contract, codec: str = "fast"):
+        self.path = Path(path)
+        self.contract = contract
+        self.codec = codec_from_spec(codec)
+        for camera in contract.cameras:
+            check_name(camera.name, "camera name")
+        create_or_check_root(self.path, contract)
+        sweep(self.path / STAGING)
+        self._packed: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+
+    def has(self, name: str) -> bool:
+        """Whether an episode of that name is in the store, from whichever process, packed or not."""
+        check_name(name)
+        return (self.path / EPISODES / name).is_dir() or name in self._packed_names()
+
+    def write(self, episode: EpisodeData, name: str | None = None) -> int:
+        """Write one episode; when this returns, it is on the disk for good.
+
+        Args:
+            episode: All arrays have the same number of frames; images have the sizes of the contract's cameras (at
+                least one of them is there); state and action may be None.
+            name: Its name in the store; by default `episode.name`, else one made from the time.
+
+        Returns:
+            The number of bytes written.
+
+        Raises:
+            InvalidEpisode: If something does not fit the contract, is not finite, or the name is not a safe one.
+            EpisodeExists: If the name is taken.
+        """
+        with self.episode(
+            name=name or episode.name or None,
+            instruction=episode.instruction,
+            meta=episode.meta,
+            segments=episode.segments,
+        ) as writer:
+            lengths = {k: len(v) for k, v in {**episode.images, **episode.extras}.items()}
+            lengths |= {k: len(v) for k, v in (("state", episode.state), ("action", episode.action)) if v is not None}
+            if len(set(lengths.values())) != 1:
+                raise InvalidEpisode(f"episode {writer.name}: arrays differ in their number of frames: {lengths}")
+            for t in range(len(episode)):
+                writer.add(
+                    images={camera: frames[t] for camera, frames in episode.images.items()},
+                    state=None if episode.state is None else episode.state[t],
+                    action=None if episode.action is None else episode.action[t],
+                    extras={key: value[t] for key, value in episode.extras.items()},
+                )
+        return writer.bytes
+
+    @contextmanager
+    def episode(
+        self,
+        name: str | None = None,
+        instruction: str = "",
+        meta: Mapping[str, Any] | None = None,
+        segments: Sequence[Segment] = (),
+    ) -> Iterator[EpisodeWriter]:
+        """Record frame by frame; the episode is written when the block ends, and dropped if it raises.
+
+        `instruction`, `meta` and `segments` may still be set on the writer inside the block.
+
+        Raises:
+            InvalidEpisode, EpisodeExists: As `write`.
+        """
+        name = check_name(name or new_name())
+        if self.has(name):
+            raise self._exists(name)
+        writer = EpisodeWriter(self, name, instruction, dict(meta or {}), list(segments))
+        yield writer
+        if not writer.discarded:
+            self._commit(writer)
+
+    def _commit(self, writer: EpisodeWriter) -> None:
+        files = writer.finish()
+        staged = staging_folder(self.path) / stage_name(writer.name)
+        try:
+            write_tree(staged, files)
+            if self.has(writer.name):
+                raise self._exists(writer.name)
+            try:
+                os.rename(staged, self.path / EPISODES / writer.name)  # fails if another process was faster
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise self._exists(writer.name) from error
+                raise
+        finally:
+            remove(staged)
+        fsync_folder(self.path / EPISODES)
+        writer.bytes = sum(len(data) for data in files.values())
+
+    def _exists(self, name: str) -> EpisodeExists:
+        return EpisodeExists(
+            f"the store {self.path} already has an episode {name!r}; record under another name, or skip it "
+            "(`recorder.has(name)` tells)"
+        )
+
+    def _packed_names(self) -> frozenset[str]:
+        from foreact.datasets.packs import packed_names
+
+        folder = self.path / PACKS
+        found = frozenset(p.name for p in folder.glob("*.json")) if folder.is_dir() else frozenset()
+        if found != self._packed[0]:
+            self._packed = (found, packed_names(self.path))
+        return self._packed[1]
+
+
+class EpisodeWriter:
+    """The episode being recorded; frames are encoded as they come, so that memory holds only their encoded form."""
+
+    def __init__(
+        self, recorder: Recorder, name: str, instruction: str, meta: dict[str, Any], segments: list[Segment]
+    ):
+        self.name = name
+        self.instruction = instruction
+        self.meta = meta
+        self.segments = segments
+        self.discarded = False
+        self.bytes = 0
+        """Size on disk, once written."""
+        self._contract = recorder.contract
+        self._codec = recorder.codec
+        self._encoders: dict[str, FrameEncoder] | None = None
+        self._rows: dict[str, list[np.ndarray]] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Frames recorded so far."""
+        return self._length
+
+    def add(
+        self,
+        images: Mapping[str, np.ndarray],
+        state: np.ndarray | None = None,
+        action: np.ndarray | None = None,
+        extras: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Record one frame: images (H, W, 3) uint8, state (S,), action (A,), extras of any shape, all of it finite.
+
+        Raises:
+            InvalidEpisode: If it does not fit the contract, or has other parts than the frames before.
+        """
+        rows = check_frame(self._contract, self.name, self._length, images, state, action, extras or {})
+        if self._encoders is None:
+            cameras = {name: self._contract.camera(name) for name in images}
+            self._encoders = {n: self._codec.encoder(c.height, c.width) for n, c in cameras.items()}
+            self._rows = {key: [] for key in rows}
+        if set(images) != set(self._encoders) or set(rows) != set(self._rows):
+            raise InvalidEpisode(
+                f"episode {self.name}, frame {self._length}: has {sorted([*images, *rows])}, "
+                f"the frames before have {sorted([*self._encoders, *self._rows])}"
+            )
+        check_rows(self.name, self._length, rows, self._rows)
+        for camera, encoder in self._encoders.items():
+            encoder.add(images[camera])
+        for key, row in rows.items():
+            self._rows[key].append(row)
+        self._length += 1
+
+    def discard(self) -> None:
+        """Do not write this episode when the block ends."""
+        self.discarded = True
+
+    def finish(self) -> dict[str, bytes]:
+        """The files of the episode."""
+        if not self._length or self._encoders is None:
+            raise InvalidEpisode(f"episode {self.name} has no frames; call `discard()` to drop it")
+        arrays = {key: np.stack(rows) for key, rows in self._rows.items()}
+        episode = EpisodeData(
+            images={},
+            state=arrays.pop("state", None),
+            action=arrays.pop("action", None),
+            extras={key.removeprefix("extras."): value for key, value in arrays.items()},
+        )
+        cameras = {name: self._contract.camera(name) for name in self._encoders}
+        header = EpisodeHeader(
+            length=self._length,
+            codec=self._codec.spec,
+            cameras={name: (camera.height, camera.width) for name, camera in cameras.items()},
+            instruction=self.instruction,
+            segments=list(self.segments),
+            meta=dict(self.meta),
+            has_state=episode.state is not None,
+            has_action=episode.action is not None,
+        )
+        check_header(self.name, header)
+        return episode_files(header, {n: e.finish() for n, e in self._encoders.items()}, episode)
+
+
+def new_name() -> str:
+    """A name that no other process chooses, and that sorts by time."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:06d}-{secrets.token_hex(4)}"

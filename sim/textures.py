@@ -1,0 +1,65 @@
+"""Procedural wood and floor pictures, computed with NumPy; nothing is read from disk.
+
+Only the mean colours come from CALVIN (mees/calvin_env, MIT); the grain is ours. A picture is a function of
+its arguments alone, and it tiles without a seam because it is a sum of waves with whole wave numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+# grain -> (mean wave number along the grain, across it, number of rings, how far they bend, contrast)
+_GRAINS: dict[str, tuple[float, float, int, float, float]] = {
+    "fine": (5.0, 40.0, 9, 0.25, 0.16),
+    "straight": (1.5, 30.0, 12, 0.10, 0.09),
+    "oak": (2.5, 18.0, 7, 0.70, 0.17),
+}
+
+
+def _waves(
+    rng: np.random.Generator, height: int, width: int, along: float, across: float, count: int
+) -> NDArray[np.float64]:
+    """A tiling random field (height, width) of zero mean and unit variance, stretched along the width."""
+    v, u = np.meshgrid(np.arange(height) / height, np.arange(width) / width, indexing="ij")
+    field = np.zeros((height, width))
+    for _ in range(count):
+        ku = round(rng.normal(0.0, along))
+        kv = round(rng.normal(0.0, across)) or 1
+        field += rng.normal() * np.cos(2.0 * np.pi * (ku * u + kv * v) + rng.uniform(0.0, 2.0 * np.pi))
+    return (field - field.mean()) / max(float(field.std()), 1e-9)
+
+
+def wood(mean_rgb: Sequence[float], grain: str, seed: int = 0, height: int = 256, width: int = 256) -> Image:
+    """A tile of wood, (height, width, 3) uint8, the grain along the width.
+
+    Args:
+        mean_rgb: Mean colour 0-255; the picture's mean is within one level of it.
+        grain: fine, straight or oak.
+        seed: Another board of the same wood.
+    """
+    along, across, rings, bend, contrast = _GRAINS[grain]
+    rng = np.random.default_rng(seed)
+    v = (np.arange(height) / height)[:, None]
+    bending = bend * _waves(rng, height, width, 1.5, 1.5, 12)
+    ring = np.sin(2.0 * np.pi * rings * v + 3.0 * bending)
+    fibre = _waves(rng, height, width, along, across, 48)
+    shade = contrast * (0.6 * ring + 0.6 * fibre)
+    mean = np.asarray(mean_rgb, dtype=np.float64)
+    # dark grain is redder than light grain, so blue swings most
+    picture = mean * (1.0 + shade[..., None] * np.array([0.85, 1.0, 1.15]))
+    picture = np.clip(picture, 0.0, 255.0)
+    picture += mean - picture.mean(axis=(0, 1))
+    return np.clip(np.rint(picture), 0.0, 255.0).astype(np.uint8)
+
+
+def checker(light: int = 239, dark: int = 207, size: int = 64) -> Image:
+    """Two by two grey squares, (size, size, 3) uint8."""
+    half = np.arange(size) >= size // 2
+    squares = half[:, None] ^ half[None, :]
+    grey = np.where(squares, dark, light).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)

@@ -1,0 +1,86 @@
+"""The settings of `foreact evaluate`, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from foreact.vla.errors import ConfigError
+
+
+class Benchmark(BaseModel):
+    """What is asked, from where, and for how long."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scene: str = "D"
+    tasks: Literal["all"] | tuple[str, ...] = "all"
+    starts_per_task: int = Field(50, ge=1)
+    tasks_per_start: int = Field(2, ge=1)
+    max_steps: int = Field(180, ge=1)
+    """Control steps per rollout."""
+    language: Literal["validation", "training"] = "validation"
+
+    @model_validator(mode="after")
+    def _tasks_are_named_once(self) -> Benchmark:
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks) and self.tasks != "all":
+            raise ValueError(f"tasks must be 'all' or a list of different names, found {list(self.tasks)}")
+        return self
+
+
+class EvaluateSettings(BaseModel):
+    """See `configs/evaluate.yaml` for what each key means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: Path | None = None
+    actor: str | None = None
+    seed: int = Field(0, ge=0)
+    benchmark: Benchmark = Benchmark()
+    workers: int = Field(2, ge=0)
+    envs_per_worker: int = Field(4, ge=1)
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    videos_per_task: int = Field(1, ge=0)
+    foresight: bool = True
+    out: Path | None = None
+    resume: bool = True
+
+    @model_validator(mode="after")
+    def _one_is_judged(self) -> EvaluateSettings:
+        if (self.checkpoint is None) == (self.actor is None):
+            raise ValueError("say who is judged: either checkpoint=DIR or actor=NAME (zero, random, ...)")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The actor's name, or that of the checkpoint's folder."""
+        return self.actor if self.checkpoint is None else self.checkpoint.resolve().name  # type: ignore[return-value]
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return self.out or Path("outputs/evaluate") / self.name
+
+    @classmethod
+    def parse(cls, config: dict[str, Any]) -> EvaluateSettings:
+        """Check a composed config.
+
+        Raises:
+            ConfigError: With one line per bad key.
+        """
+        try:
+            return cls.model_validate(config)
+        except ValidationError as error:
+            lines = [
+                f"  {'.'.join(str(p) for p in e['loc'] if p not in _BRANCHES) or 'evaluate'}: "
+                + e["msg"].removeprefix("Value error, ")
+                + ("" if e["type"] in ("missing", "value_error") else f", found {e['input']!r}")
+                for e in error.errors()
+            ]
+            raise ConfigError("evaluate: these settings are not valid:\n" + "\n".join(dict.fromkeys(lines))) from error
+
+
+_BRANCHES = ("literal['all']", "tuple[str, ...]")
+"""What pydantic adds to the name of a key that may be one of two things."""

@@ -1,0 +1,264 @@
+"""What an evaluation writes down: one record per rollout, and `results.json` summed up from them.
+
+Both are read back through the same schema, so a file that was edited, truncated or written by another version is
+refused with the field named.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field as Checked
+
+from foreact.vla.errors import ForeActError
+from foreact.vla.intervals import bootstrap_ratio, clustered_wilson, wilson
+
+RESULTS_VERSION = 1
+ALL_CAMERAS = "all cameras"
+
+Rate = float
+Unit = Checked(ge=0.0, le=1.0)
+
+
+class ResultsError(ForeActError):
+    """A results file is missing or not valid."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ForesightSums(_Part):
+    """Squared errors of predicted frames, summed over pixels and channels, in (0..255)^2.
+
+    Only pixels that change by more than the threshold in any channel between the frame at plan time and the frame
+    `foresight_steps` later count. `copied` is the error of predicting that nothing changes.
+    """
+
+    frames: NonNegativeInt = 0
+    pixels: NonNegativeInt = 0
+    predicted: NonNegativeFloat = 0.0
+    copied: NonNegativeFloat = 0.0
+
+    def __add__(self, other: ForesightSums) -> ForesightSums:
+        pairs = {name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields}
+        return ForesightSums(**pairs)
+
+
+class RolloutRecord(_Part):
+    """One finished rollout: a line of `rollouts.jsonl`."""
+
+    start: NonNegativeInt
+    """Index of the start; rollouts with the same index begin in the same state."""
+    start_seed: int
+    task: str
+    instruction: str
+    success: bool
+    steps: NonNegativeInt
+    """Control steps until success, or until the limit."""
+    other_tasks: tuple[str, ...] = ()
+    """Tasks that happened although they were not asked for."""
+    wall_s: NonNegativeFloat = 0.0
+    """Time between the reset and the end; environments of the same worker take turns in it."""
+    video: str | None = None
+    """Path relative to the results folder."""
+    foresight: dict[str, ForesightSums] = {}
+    """Per camera, when this rollout's predictions were measured."""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What makes a rollout one of its kind within an evaluation: (start, task)."""
+        return self.start, self.task
+
+
+class Success(_Part):
+    """A success rate with its 95 % interval."""
+
+    success_rate: Rate = Unit
+    ci95: tuple[float, float]
+    n: NonNegativeInt
+
+
+class Listening(_Part):
+    """How often something happens that was not asked for; starts are reused under different instructions."""
+
+    other_task_rate: Rate = Unit
+    """Share of rollouts in which a registered task happened that was not the one asked for."""
+    ci95: tuple[float, float]
+    n_starts: NonNegativeInt
+    n_rollouts: NonNegativeInt
+    n_tasks_per_start: NonNegativeInt
+
+
+class ForesightScore(_Part):
+    """Error of predicted frames relative to copying the current frame: below 1 is better than copying."""
+
+    error_ratio: NonNegativeFloat
+    ci95: tuple[float, float]
+    n_frames: PositiveInt
+    n_pixels: PositiveInt
+
+
+class Foresight(_Part):
+    """Predicted frames against what was really seen, pooled over the measured rollouts."""
+
+    cameras: dict[str, ForesightScore]
+    """By camera name, and "all cameras" pooled."""
+    n_rollouts: PositiveInt
+    steps_ahead: PositiveInt
+    change_threshold: float
+    """A pixel counts when it changes by more than this in any channel, as a share of full scale."""
+
+
+class Chains(_Part):
+    """Long-horizon evaluation: instructions in a row, without a reset in between."""
+
+    average_length: NonNegativeFloat
+    ci95: tuple[float, float]
+    success_at: tuple[float, ...]
+    """Share of chains that solved at least 1, 2, ... tasks."""
+    n: PositiveInt
+
+
+class Results(_Part):
+    """Everything about one evaluation: `results.json`."""
+
+    version: Literal[1] = RESULTS_VERSION
+    actor: str
+    overall: Success
+    tasks: dict[str, Success]
+    listening: Listening
+    foresight: Foresight | None = None
+    chains: Chains | None = None
+    checkpoint: dict[str, str] | None = None
+    """`path` and `sha256`."""
+    benchmark: dict[str, Any] = {}
+    seeds: dict[str, Any]
+    versions: dict[str, str]
+    gl_renderer: str
+    contract: dict[str, Any]
+    """The actor's contract."""
+    notes: tuple[str, ...] = ()
+    """Adaptations between the actor and the environment, such as a resized camera."""
+    command: str
+    rejected_draws: NonNegativeInt
+    """Random starts that were drawn and thrown away because too few tasks could be asked in them."""
+    wall_s: NonNegativeFloat
+    """Duration of the command that finished the evaluation."""
+    n_resumed: NonNegativeInt = 0
+    """Rollouts taken over from earlier, interrupted runs."""
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, in one step."""
+        staged = path.with_name(path.name + ".part")
+        staged.write_text(self.model_dump_json(indent=2) + "\n")
+        staged.replace(path)
+
+
+def read_results(path: Path) -> Results:
+    """Read `results.json`.
+
+    Raises:
+        ResultsError: If the file is missing or does not satisfy the schema; every bad field is named.
+    """
+    if not path.is_file():
+        raise ResultsError(f"no results at {path}; `foreact evaluate` writes them")
+    try:
+        return Results.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ResultsError(f"{path} is not a results file of version {RESULTS_VERSION}:\n{_lines(error)}") from error
+
+
+def _lines(error: ValidationError) -> str:
+    return "\n".join(f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors())
+
+
+def read_rollouts(path: Path) -> list[RolloutRecord]:
+    """Read `rollouts.jsonl`. An unfinished last line, left by a kill, is cut off the file.
+
+    Raises:
+        ResultsError: If any other line is not a rollout, or a rollout is there twice.
+    """
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole != len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    records: list[RolloutRecord] = []
+    seen: set[tuple[int, str]] = set()
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
+        try:
+            record = RolloutRecord.model_validate_json(line)
+        except ValidationError as error:
+            raise ResultsError(f"{path}, line {number} is not a rollout:\n{_lines(error)}") from error
+        if record.key in seen:
+            raise ResultsError(f"{path}, line {number}: start {record.start}, {record.task} is there twice")
+        seen.add(record.key)
+        records.append(record)
+    return records
+
+
+def success(records: Sequence[RolloutRecord]) -> Success:
+    """Success rate; rollouts that share a start count as one cluster."""
+    clusters = defaultdict(list)
+    for record in records:
+        clusters[record.start].append(record.success)
+    rate = sum(r.success for r in records) / max(1, len(records))
+    return Success(success_rate=rate, ci95=clustered_wilson(list(clusters.values())), n=len(records))
+
+
+def successes_by_task(records: Iterable[RolloutRecord]) -> dict[str, Success]:
+    """`success` per task, tasks in alphabetical order. Within a task every rollout has a start of its own."""
+    groups: dict[str, list[RolloutRecord]] = defaultdict(list)
+    for record in records:
+        groups[record.task].append(record)
+    found = {}
+    for task in sorted(groups):
+        hits, n = sum(r.success for r in groups[task]), len(groups[task])
+        found[task] = Success(success_rate=hits / n, ci95=wilson(hits, n), n=n)
+    return found
+
+
+def listening(records: Sequence[RolloutRecord]) -> Listening:
+    """How often another task happened than the one asked for."""
+    clusters: dict[int, list[bool]] = defaultdict(list)
+    for record in records:
+        clusters[record.start].append(bool(record.other_tasks))
+    return Listening(
+        other_task_rate=sum(bool(r.other_tasks) for r in records) / max(1, len(records)),
+        ci95=clustered_wilson(list(clusters.values())),
+        n_starts=len(clusters),
+        n_rollouts=len(records),
+        n_tasks_per_start=max((len(c) for c in clusters.values()), default=0),
+    )
+
+
+def foresight(records: Iterable[RolloutRecord], *, steps_ahead: int, change_threshold: float) -> Foresight | None:
+    """Pool the measured rollouts; None when nothing was measured or nothing moved."""
+    measured = [r.foresight for r in records if r.foresight]
+    per_camera: dict[str, list[ForesightSums]] = defaultdict(list)
+    for sums in measured:
+        for camera, value in sums.items():
+            per_camera[camera].append(value)
+        per_camera[ALL_CAMERAS].append(sum(sums.values(), ForesightSums()))
+    scores = {}
+    for camera, values in per_camera.items():
+        total = sum(values, ForesightSums())
+        if total.pixels and total.copied > 0:
+            scores[camera] = ForesightScore(
+                error_ratio=total.predicted / total.copied,
+                ci95=bootstrap_ratio([v.predicted for v in values], [v.copied for v in values]),
+                n_frames=total.frames,
+                n_pixels=total.pixels,
+            )
+    if not scores:
+        return None
+    return Foresight(
+        cameras=scores, n_rollouts=len(measured), steps_ahead=steps_ahead, change_threshold=change_threshold
+    )

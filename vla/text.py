@@ -1,0 +1,141 @@
+"""Text towers: a sentence becomes one vector. `small` reads UTF-8 bytes, so any sentence in any script runs;
+`clip` is CLIP's frozen text tower through transformers.
+
+Shape legend: N sentences, S bytes, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from foreact.vla.errors import ConfigError, did_you_mean
+from foreact.vla.layers import Block
+
+MAX_BYTES = 512
+CLIP_HUB_NAME = "openai/clip-vit-base-patch32"
+
+
+class TextTower(Protocol):
+    """What a policy asks of a text tower."""
+
+    width: int
+    frozen: bool
+
+    def __call__(self, sentences: Sequence[str]) -> Tensor:
+        """N sentences -> (N, D)."""
+        ...
+
+
+def sentence_bytes(sentences: Sequence[str], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """UTF-8 bytes of N sentences, right-padded: (N, S) int64 with 1 + byte (0 is padding), and the mask (N, S).
+
+    Upper and lower case and surrounding blanks do not matter. An empty sentence is one unused symbol (257).
+
+    Raises:
+        ConfigError: If a sentence is longer than 512 bytes.
+    """
+    rows = [[1 + byte for byte in sentence.strip().lower().encode()] or [257] for sentence in sentences]
+    for sentence, row in zip(sentences, rows, strict=True):
+        if len(row) > MAX_BYTES:
+            raise ConfigError(f"an instruction has {len(row)} bytes, at most {MAX_BYTES} are read: {sentence[:60]!r}...")
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.long, device=device)
+    return ids, ids != 0
+
+
+class SmallText(nn.Module):
+    """A character-level transformer over UTF-8 bytes, trained from scratch; the sentence is the mean of its tokens."""
+
+    frozen = False
+
+    def __init__(self, *, width: int = 96, depth: int = 2, heads: int = 4):
+        super().__init__()
+        self.width = width
+        self.embed = nn.Embedding(258, width, padding_idx=0)
+        self.positions_SD = nn.Parameter(torch.randn(MAX_BYTES, width) * 0.02)
+        # Letters mean little alone: a convolution joins neighbours before attention sees them.
+        self.join = nn.Conv1d(width, width, 5, padding=2)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.embed.weight, std=0.2)
+
+    def forward(self, sentences: Sequence[str]) -> Tensor:
+        ids_NS, mask_NS = sentence_bytes(sentences, self.positions_SD.device)
+        x = self.embed(ids_NS) * mask_NS[..., None]
+        x = x + torch.relu(self.join(x.transpose(1, 2)).transpose(1, 2)) + self.positions_SD[: ids_NS.shape[1]]
+        for block in self.blocks:
+            x = block(x, mask_NS[:, None, None, :])
+        x = self.norm(x)
+        weight = mask_NS[..., None].to(x.dtype)
+        return (x * weight).sum(dim=1) / weight.sum(dim=1)
+
+
+class ClipText(nn.Module):
+    """CLIP's frozen text tower: the projected end-of-text feature, scaled to unit length as in GR-1."""
+
+    frozen = True
+
+    def __init__(self, model: nn.Module, tokenizer):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.width = int(model.config.projection_dim)  # type: ignore[union-attr]
+
+    def train(self, mode: bool = True) -> ClipText:
+        """Stays in evaluation mode: the tower is frozen."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, sentences: Sequence[str]) -> Tensor:
+        device = next(self.model.parameters()).device
+        tokens = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt").to(device)
+        vectors = self.model(**tokens).text_embeds.float()  # type: ignore[operator]
+        return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-6)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer's files, so that a checkpoint runs offline."""
+        self.tokenizer.save_pretrained(folder)
+        self.model.config.save_pretrained(folder)  # type: ignore[union-attr]
+
+
+def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "") -> nn.Module:
+    """The tower called `name`: "small" or "clip".
+
+    Args:
+        name: "small" or "clip".
+        width: Width of "small"; CLIP brings its own.
+        depth: Transformer blocks of "small".
+        heads: Attention heads of "small".
+        folder: Local folder of CLIP; empty for the hub.
+
+    Raises:
+        ConfigError: If there is no such tower, or its weights cannot be had.
+    """
+    if name == "small":
+        return SmallText(width=width, depth=depth, heads=heads)
+    if name != "clip":
+        raise ConfigError(f"no text tower {name!r}; {did_you_mean(name, ['small', 'clip'])}")
+    source = folder or CLIP_HUB_NAME
+    try:
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+        model = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True)
+        return ClipText(model, CLIPTokenizer.from_pretrained(source))
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"text tower 'clip' could not be loaded from {source}: {str(error).splitlines()[0]}\n"
+            f"Download {CLIP_HUB_NAME} into a folder and name it with policy.text_folder=DIR, or use policy.text=small."
+        ) from error
+
+
+def empty_clip(folder: Path) -> ClipText:
+    """CLIP's text tower with unset weights, from the config and tokenizer files of a checkpoint."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+    config = CLIPTextConfig.from_pretrained(folder)
+    return ClipText(CLIPTextModelWithProjection(config), CLIPTokenizer.from_pretrained(folder))

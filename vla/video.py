@@ -1,0 +1,165 @@
+"""Videos of what a policy saw and what it expected to see: pictures with text, written as MP4."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from foreact.vla.errors import ForeActError
+
+CELL_PX = 200
+"""Every camera is shown this high and wide."""
+_TEXT_PX = 14
+_LINE_PX = 18
+_BACKGROUND, _INK, _GREEN = (24, 24, 27), (235, 235, 235), (74, 222, 128)
+_CODECS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("libx264", {"crf": "24", "preset": "veryfast"}),
+    ("libvpx-vp9", {"crf": "34", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
+)
+"""In order of preference; browsers play both inside MP4."""
+
+
+class VideoError(ForeActError):
+    """A video cannot be written."""
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=_TEXT_PX)
+
+
+def compose(
+    seen: Mapping[str, np.ndarray],
+    predicted: Mapping[str, np.ndarray] | None = None,
+    *,
+    title: str = "",
+    status: str = "",
+    good: bool = False,
+    predicted_label: str = "predicted",
+) -> np.ndarray:
+    """One picture: cameras seen, what was predicted beside them, text above and below.
+
+    Args:
+        seen: Camera name -> (H, W, 3) uint8, shown from top to bottom, or side by side without `predicted`.
+        predicted: Camera name -> (h, w, 3) uint8; a camera that is not in it stays dark. None: no such column.
+        title: The instruction; at most two lines of it are shown.
+        status: A line at the bottom.
+        good: Whether the status is good news, and green.
+        predicted_label: Heading of the predicted column.
+
+    Returns:
+        (height, width, 3) uint8 with even height and width.
+    """
+    cells: list[tuple[int, int, np.ndarray | None, str]] = []
+    if predicted is None:
+        cells = [(0, column, frame, name) for column, (name, frame) in enumerate(seen.items())]
+    else:
+        for row, (name, frame) in enumerate(seen.items()):
+            cells.append((row, 0, frame, name))
+            cells.append((row, 1, predicted.get(name), predicted_label))
+    rows, columns = 1 + max(c[0] for c in cells), 1 + max(c[1] for c in cells)
+    width, top = columns * CELL_PX, 2 * _LINE_PX + 6
+    lines = textwrap.wrap(title, max(10, int(width / (0.52 * _TEXT_PX))), max_lines=2, placeholder=" ...")
+    picture = Image.new("RGB", (width, top + rows * (CELL_PX + _LINE_PX) + _LINE_PX + 4), _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(lines):
+        draw.text((6, 3 + number * _LINE_PX), line, fill=_INK, font=_font())
+    for row, column, frame, label in cells:
+        x, y = column * CELL_PX, top + row * (CELL_PX + _LINE_PX)
+        draw.text((x + 6, y), label, fill=_INK, font=_font())
+        if frame is not None:
+            filter_ = Image.Resampling.NEAREST if frame.shape[0] < CELL_PX / 2 else Image.Resampling.BILINEAR
+            picture.paste(Image.fromarray(frame).resize((CELL_PX, CELL_PX), filter_), (x, y + _LINE_PX))
+    draw.text((6, picture.height - _LINE_PX), status, fill=_GREEN if good else _INK, font=_font())
+    return np.asarray(picture)
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], rate_hz: float) -> int:
+    """Write an MP4 that browsers play; it appears under its name only when it is whole.
+
+    Args:
+        path: Ends in ".mp4"; its folder is made when missing.
+        frames: (H, W, 3) uint8 RGB, all of one even size.
+        rate_hz: Frames per second.
+
+    Returns:
+        Number of frames written.
+
+    Raises:
+        VideoError: If there are no frames, their sizes differ or are odd, or the file cannot be written.
+    """
+    import av
+
+    available = [(name, options) for name, options in _CODECS if name in av.codecs_available]
+    if not available:
+        raise VideoError(f"this PyAV has none of the encoders {', '.join(n for n, _ in _CODECS)}; set videos_per_task=0")
+    codec, options = available[0]
+    staged = path.with_name(path.name + ".part")
+    count, size = 0, (0, 0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VideoError(f"cannot write the video {path}: {error}") from error
+    try:
+        with av.open(str(staged), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream(codec, rate=Fraction(rate_hz).limit_denominator(1001), options=options)
+            stream.thread_count = 1
+            for frame in frames:
+                if count == 0:
+                    size = frame.shape[:2]
+                    if size[0] % 2 or size[1] % 2:
+                        raise VideoError(f"{path}: height and width must be even, found {size[0]}x{size[1]}")
+                    stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+                elif frame.shape[:2] != size:
+                    raise VideoError(f"{path}: frame {count} is {frame.shape[:2]}, the first one is {size}")
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                container.mux(stream.encode(picture))
+                count += 1
+            if count == 0:
+                raise VideoError(f"{path}: no frames to write")
+            container.mux(stream.encode(None))
+        staged.replace(path)
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"cannot write the video {path}: {error}") from error
+    finally:
+        staged.unlink(missing_ok=True)
+    return count
+
+
+def rollout_frames(
+    seen: Sequence[Mapping[str, np.ndarray]],
+    predicted: Mapping[int, Mapping[str, np.ndarray]],
+    *,
+    steps_ahead: int,
+    rate_hz: float,
+    title: str,
+    success: bool,
+) -> Iterable[np.ndarray]:
+    """The pictures of one rollout for `write_video`; the last one is held for a second.
+
+    Args:
+        seen: One entry per control step, from the reset on: camera name -> frame.
+        predicted: Control step at which a plan was made -> camera name -> frame expected `steps_ahead` later.
+        steps_ahead: How far ahead the predictions look, in control steps.
+        rate_hz: Control rate.
+        title: The instruction.
+        success: How it ended.
+    """
+    label = f"expected {steps_ahead / rate_hz:.1f} s later"
+    last = len(seen) - 1
+    latest: Mapping[str, np.ndarray] | None = {} if predicted else None
+    for step, frames in enumerate(seen):
+        latest = predicted.get(step, latest)
+        status = f"{step / rate_hz:.1f} s"
+        if step == last:
+            status += "  success" if success else "  not done in time"
+        picture = compose(
+            frames, latest, title=title, status=status, good=step == last and success, predicted_label=label
+        )
+        yield from [picture] * (1 + (round(rate_hz) if step == last else 0))

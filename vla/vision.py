@@ -1,0 +1,142 @@
+"""Vision towers: a picture becomes patch tokens and one token for the whole picture.
+
+Every tower maps (N, 3, H, W) pixels in [0, 1] to patches (N, P, D) and a summary (N, D). `small` learns from
+scratch; the others are pretrained, frozen, and come through transformers from a folder or a hub.
+
+Shape legend: N pictures, P patches, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from foreact.vla.errors import ConfigError, did_you_mean
+from foreact.vla.layers import Block, sincos_positions
+
+PRETRAINED = {
+    "mae": "facebook/vit-mae-base",
+    "dino": "facebook/dinov2-small",
+    "vit": "google/vit-base-patch16-224-in21k",
+}
+"""Name in a config -> hub name; only these families are ever loaded, and never with remote code."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class VisionTower(Protocol):
+    """What a policy asks of a vision tower."""
+
+    width: int
+    frozen: bool
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) in [0, 1] -> patches (N, P, D), summary (N, D)."""
+        ...
+
+
+class SmallVision(nn.Module):
+    """A small encoder trained from scratch: three stride-2 convolutions (8x8 pixels become one token), then
+    transformer blocks with a learned summary token."""
+
+    frozen = False
+
+    def __init__(self, size: tuple[int, int], *, width: int = 128, depth: int = 1, heads: int = 4):
+        super().__init__()
+        height, wide = size
+        if height % 8 or wide % 8:
+            raise ConfigError(f"vision 'small' needs pictures whose sides are multiples of 8, found {height}x{wide}")
+        self.width = width
+        channels = (3, width // 4, width // 2, width)
+        self.stem = nn.Sequential()
+        for narrow, broad in zip(channels, channels[1:], strict=False):
+            self.stem.append(nn.Conv2d(narrow, broad, 3, stride=2, padding=1))
+            self.stem.append(nn.GELU())
+        self.stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.summary_D = nn.Parameter(torch.randn(width) * 0.02)
+        self.register_buffer("positions_PD", sincos_positions(height // 8, wide // 8, width), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.stem((pixels - 0.5) * 4.0)
+        x = rearrange(features, "n d h w -> n (h w) d") + self.positions_PD
+        x = torch.cat([self.summary_D.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return x[:, 1:], x[:, 0]
+
+
+class PretrainedVision(nn.Module):
+    """A frozen tower of transformers; pictures are resized to its own size and normalised as it was trained."""
+
+    frozen = True
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        config = model.config  # type: ignore[union-attr]
+        size = config.image_size
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.width = int(config.hidden_size)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> PretrainedVision:
+        """Stays in evaluation mode: the tower is frozen."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=False)
+        tokens = self.model((pixels - self.mean) / self.std).last_hidden_state  # type: ignore[operator]
+        return tokens[:, 1:], tokens[:, 0]
+
+
+def build_vision(name: str, size: tuple[int, int], *, width: int, depth: int, heads: int, folder: str = "") -> nn.Module:
+    """The tower called `name` for pictures of `size` (height, width).
+
+    Args:
+        name: "small" or a key of `PRETRAINED`.
+        size: Height and width of the pictures [pixels].
+        width: Width of "small"; a pretrained tower brings its own.
+        depth: Transformer blocks of "small".
+        heads: Attention heads of "small".
+        folder: Local folder of a pretrained tower; empty for the hub.
+
+    Raises:
+        ConfigError: If there is no such tower, or its weights cannot be had.
+    """
+    if name == "small":
+        return SmallVision(size, width=width, depth=depth, heads=heads)
+    if name not in PRETRAINED:
+        raise ConfigError(f"no vision tower {name!r}; {did_you_mean(name, ['small', *PRETRAINED])}")
+    return PretrainedVision(load_pretrained_tower(name, folder))
+
+
+def load_pretrained_tower(name: str, folder: str) -> nn.Module:
+    """Weights of a pretrained tower through transformers (safetensors only, no remote code).
+
+    Raises:
+        ConfigError: If they cannot be had; says what to do.
+    """
+    source = folder or PRETRAINED[name]
+    if folder and not Path(folder).is_dir():
+        raise ConfigError(f"vision tower {name!r}: no folder {folder}; download {PRETRAINED[name]} into it")
+    try:
+        from transformers import AutoModel
+
+        settings = {"mask_ratio": 0.0} if name == "mae" else {}
+        return AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **settings)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"vision tower {name!r} could not be loaded from {source}: {str(error).splitlines()[0]}\n"
+            f"Download {PRETRAINED[name]} into a folder and name it with policy.vision_folder=DIR, or use policy.vision=small."
+        ) from error
