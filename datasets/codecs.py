@@ -129,16 +129,16 @@ class ZstdCodec(StillCodec):
     level: int = 3
 
     def encode_frame(self, frame: np.ndarray) -> bytes:
-        from numcodecs import zstd
+        from numcodecs import Zstd
 
-        return zstd.compress(np.ascontiguousarray(frame), level=self.level)
+        return bytes(Zstd(level=self.level).encode(np.ascontiguousarray(frame)))
 
     def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
-        from numcodecs import zstd
+        from numcodecs import Zstd
 
         out = np.empty((height, width, 3), np.uint8)
         try:  # `dest` bounds what a hostile header can make us allocate
-            zstd.decompress(bytes(blob), out)
+            Zstd().decode(bytes(blob), out)
         except (RuntimeError, ValueError) as error:
             raise BadFrame(f"not a Zstandard frame of {out.nbytes} bytes: {error}") from error
         return out
@@ -155,9 +155,7 @@ class JpegCodec(StillCodec):
     def encode_frame(self, frame: np.ndarray) -> bytes:
         import simplejpeg
 
-        return simplejpeg.encode_jpeg(
-            np.ascontiguousarray(frame), self.quality, "RGB", self.subsampling, fastdct=False
-        )
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), self.quality, "RGB", self.subsampling, fastdct=False)
 
     def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
         import simplejpeg
@@ -168,7 +166,7 @@ class JpegCodec(StillCodec):
                 raise BadFrame(f"the JPEG header says {found[0]}x{found[1]} pixels, expected {height}x{width}")
             return simplejpeg.decode_jpeg(blob, "RGB", fastdct=False, fastupsample=False)
         except ValueError as error:
-            raise error if isinstance(error, BadFrame) else BadFrame(f"not a JPEG picture: {error}") from error
+            raise (error if isinstance(error, BadFrame) else BadFrame(f"not a JPEG picture: {error}")) from error
 
 
 @dataclass(frozen=True)
@@ -222,7 +220,10 @@ class WebpCodec(PillowCodec):
         return {"quality": self.quality, "lossless": self.quality >= 100, "method": 4}
 
 
-PRESETS: Mapping[str, str] = {"fast": "jpeg:quality=95,subsampling=444", "small": "jpeg:quality=80,subsampling=420"}
+PRESETS: Mapping[str, str] = {
+    "fast": "jpeg:quality=95,subsampling=444",
+    "small": "jpeg:quality=80,subsampling=420",
+}
 """Names for the two measured compromises: see docs/codecs.md."""
 
 

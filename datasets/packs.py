@@ -76,7 +76,7 @@ class PackFile:
         self.path = store / PACKS / f"{pack}.zip"
         try:
             with open(self.path, "rb") as file:
-                self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (FileNotFoundError, ValueError) as error:
             raise StoreError(f"the pack {self.path} is missing or empty; run `foreact data verify`") from error
 
@@ -90,7 +90,7 @@ class PackFile:
 
         def get(name: str) -> memoryview:
             start, size = entries[name]
-            return self._data[start : start + size]
+            return self.data[start : start + size]
 
         return get
 
@@ -100,15 +100,15 @@ class PackFile:
         prefix = f"{episode}/".encode()
         while at < end:
             data_at = at + _LOCAL_HEADER.size
-            if data_at > min(end, len(self._data)):
+            if data_at > min(end, len(self.data)):
                 raise self._damaged(episode)
             magic, _, flags, method, _, _, _, size, full_size, name_size, extra_size = _LOCAL_HEADER.unpack(
-                self._data[at:data_at]
+                self.data[at:data_at]
             )
-            name = bytes(self._data[data_at : data_at + name_size])
+            name = bytes(self.data[data_at : data_at + name_size])
             at = data_at + name_size + extra_size
             plain = magic == b"PK\x03\x04" and method == _STORED and size == full_size and not flags & 0x09
-            if not plain or not name.startswith(prefix) or at + size > min(end, len(self._data)):
+            if not plain or not name.startswith(prefix) or at + size > min(end, len(self.data)):
                 raise self._damaged(episode)
             entries[name[len(prefix) :].decode("utf-8", "replace")] = (at, size)
             at += size

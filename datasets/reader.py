@@ -55,6 +55,7 @@ class EpisodeReader:
         check_version(manifest["version"], f"episode {name} in {where}", EPISODE_VERSION)
         self.files: Mapping[str, tuple[int, str]] = manifest["files"]
         """Path inside the folder -> (size, SHA-256)."""
+        self._manifest_size = len(raw)
         self.sha256 = digest(raw)
         """Names the whole contents of the episode."""
         group = self._bytes(GROUP)
@@ -63,12 +64,14 @@ class EpisodeReader:
         root = json.loads(bytes(group))
         self.header = EpisodeHeader.from_json(root["attributes"]["foreact"], f"episode {name} in {where}")
         self._metadata: dict[str, Any] = root["consolidated_metadata"]["metadata"]
+        self._codec = codec_from_spec(self.header.codec)
         self._arrays: dict[str, np.ndarray] = {}
+        self._frames: dict[str, memoryview] = {}
 
     @property
     def bytes(self) -> int:
         """Size of all files."""
-        return sum(size for size, _ in self.files.values())
+        return self._manifest_size + sum(size for size, _ in self.files.values())
 
     def read(
         self,
@@ -99,11 +102,11 @@ class EpisodeReader:
         )
 
     def images(self, camera: str, wanted: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Decode frames: (N,) frame numbers, in any order -> (N, height, width, 3) uint8, resized to `size` if given."""
+        """Decode frames (N,), in any order, to (N, height, width, 3) uint8, resized to `size` if given."""
         height, width = self.header.cameras[camera]
         out_size = size or (height, width)
         out = np.empty((len(wanted), *out_size, 3), np.uint8)
-        codec = codec_from_spec(self.header.codec)
+        codec = self._codec
         done: dict[int, np.ndarray] = {}
         for group in sorted({int(t) // codec.group for t in wanted}):
             first = group * codec.group
@@ -112,7 +115,7 @@ class EpisodeReader:
             try:
                 decoded = codec.decode(blobs, height, width)
             except BadFrame as error:
-                raise self._damaged(f"camera.{camera}.frames", f"frame {first}: {error}") from error
+                raise self._damaged(_frames_file(camera), f"frame {first}: {error}") from error
             needed = {int(t) for t in wanted} if codec.group > 1 else {first}
             done |= {t: resize_frame(f, *out_size) for t, f in enumerate(decoded, first) if t in needed}
         for row, t in enumerate(wanted):
@@ -129,9 +132,13 @@ class EpisodeReader:
             data, dtype, shape = self._chunk(name)
             stored = int.from_bytes(data[-_CRC_SIZE:], "little")
             if google_crc32c.value(bytes(data[:-_CRC_SIZE])) != stored:
-                raise self._damaged(name, "its crc32c is wrong")
+                raise self._damaged(_chunk_file(name, len(shape)), "its crc32c is wrong")
             self._arrays[name] = np.frombuffer(data[:-_CRC_SIZE], dtype).reshape(shape)
         return self._arrays[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array."""
+        return self._chunk(name)[2]
 
     def check_files(self) -> list[str]:
         """Compare every file with the manifest; one sentence per file that differs, naming it."""
@@ -152,28 +159,31 @@ class EpisodeReader:
         """The bytes of an array's only chunk, with its declared type and shape; sizes are checked, the CRC is not."""
         meta = self._metadata.get(name)
         if meta is None:
-            raise self._damaged(name, "the array is missing")
+            raise self._damaged(GROUP, f"the array {name} is missing")
         shape = tuple(int(n) for n in meta["shape"])
         codecs = [codec["name"] for codec in meta["codecs"]]
         chunk_shape = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
         if meta["data_type"] not in _DTYPES or codecs != ["bytes", "crc32c"] or chunk_shape != shape:
-            raise self._damaged(name, "it is not one uncompressed chunk of numbers with a crc32c, as ForeAct writes")
+            raise self._damaged(
+                f"{name}/{GROUP}", "it is not one uncompressed chunk of numbers with a crc32c, as ForeAct writes"
+            )
         dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        data = self._bytes(f"{name}/c/" + "/".join("0" * len(shape)))
+        data = self._bytes(_chunk_file(name, len(shape)))
         expected = math.prod(shape) * dtype.itemsize + _CRC_SIZE
         if len(data) != expected:
-            raise self._damaged(name, f"expected {expected} bytes, found {len(data)}")
+            raise self._damaged(_chunk_file(name, len(shape)), f"expected {expected} bytes, found {len(data)}")
         return data, dtype, shape
 
     def _blob(self, camera: str, frame: int) -> memoryview:
-        data, _, (size,) = self._chunk(f"camera.{camera}.frames")
-        index = self.array(f"camera.{camera}.index")
-        start, length, crc = (int(n) for n in index[frame])
-        if start + length > size:
-            raise self._damaged(f"camera.{camera}.index", f"frame {frame} lies outside of the frames")
+        if camera not in self._frames:
+            self._frames[camera] = self._chunk(f"camera.{camera}.frames")[0][:-_CRC_SIZE]
+        data = self._frames[camera]
+        start, length, crc = self.array(f"camera.{camera}.index")[frame].tolist()
+        if start + length > len(data):
+            raise self._damaged(_frames_file(camera), f"frame {frame} is not in it")
         blob = data[start : start + length]
         if google_crc32c.value(bytes(blob)) != crc:
-            raise self._damaged(f"camera.{camera}.frames", f"the crc32c of frame {frame} is wrong")
+            raise self._damaged(_frames_file(camera), f"the crc32c of frame {frame} is wrong")
         return blob
 
     def _frame_numbers(self, frames: Frames) -> np.ndarray:
@@ -195,9 +205,17 @@ class EpisodeReader:
 
     def _damaged(self, name: str, how: str) -> DamagedEpisode:
         return DamagedEpisode(
-            f"episode {self.name} in {self._where} is damaged: {name}: {how}. "
+            f"episode {self.name} is damaged: {self._where}/{name}: {how}. "
             "Run `foreact data verify` on the store, then restore or delete the episode."
         )
+
+
+def _chunk_file(array: str, dimensions: int) -> str:
+    return f"{array}/c/" + "/".join("0" * dimensions)
+
+
+def _frames_file(camera: str) -> str:
+    return _chunk_file(f"camera.{camera}.frames", 1)
 
 
 def folder_getter(folder: Path) -> Callable[[str], memoryview]:

@@ -17,7 +17,15 @@ from foreact.datasets.arrays import EpisodeHeader, episode_files
 from foreact.datasets.codecs import FrameEncoder, codec_from_spec
 from foreact.datasets.durable import fsync_folder, remove, stage_name, sweep, write_tree
 from foreact.datasets.episode import EpisodeData, Segment
-from foreact.datasets.layout import EPISODES, PACKS, STAGING, EpisodeExists, InvalidEpisode, check_name, staging_folder
+from foreact.datasets.layout import (
+    EPISODES,
+    PACKS,
+    STAGING,
+    EpisodeExists,
+    InvalidEpisode,
+    check_name,
+    staging_folder,
+)
 from foreact.datasets.root import create_or_check_root
 from foreact.datasets.validate import check_frame, check_header, check_rows
 from foreact.vla.contract import Contract
@@ -146,9 +154,7 @@ class Recorder:
 class EpisodeWriter:
     """The episode being recorded; frames are encoded as they come, so that memory holds only their encoded form."""
 
-    def __init__(
-        self, recorder: Recorder, name: str, instruction: str, meta: dict[str, Any], segments: list[Segment]
-    ):
+    def __init__(self, recorder: Recorder, name: str, instruction: str, meta: dict[str, Any], segments: list[Segment]):
         self.name = name
         self.instruction = instruction
         self.meta = meta

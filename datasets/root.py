@@ -85,8 +85,9 @@ def contract_differences(wanted: Contract, found: Contract) -> list[str]:
                     lines.append(f"{key}: {item.name!r} is not in the store")
                 elif other != item:
                     pairs = {k: (getattr(item, k), getattr(other, k)) for k in type(item).model_fields}
-                    lines += [f"{key} {item.name!r}: {k} {x!r}, the store has {y!r}"
-                              for k, (x, y) in pairs.items() if x != y]
+                    lines += [
+                        f"{key} {item.name!r}: {k} {x!r}, the store has {y!r}" for k, (x, y) in pairs.items() if x != y
+                    ]
             lines += [f"{key}: the store also has {name!r}" for name in by_name]
             if not by_name and not lines and a != b:
                 lines.append(f"{key}: in another order than in the store")

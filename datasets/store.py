@@ -63,7 +63,7 @@ class Store:
 
     @property
     def hash(self) -> str:
-        """16 hex digits that name the contract and the contents of all episodes: equal data, equal hash, packed or not."""
+        """16 hex digits that name the contract and the contents of all episodes, packed or not."""
         text = "\n".join([self.contract.hash, *self.index.sha256s])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

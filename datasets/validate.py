@@ -54,9 +54,7 @@ def check_frame(
     return rows
 
 
-def check_rows(
-    name: str, frame: int, rows: Mapping[str, np.ndarray], before: Mapping[str, list[np.ndarray]]
-) -> None:
+def check_rows(name: str, frame: int, rows: Mapping[str, np.ndarray], before: Mapping[str, list[np.ndarray]]) -> None:
     """Check that rows have the shape of those before.
 
     Raises:

@@ -1,14 +1,14 @@
 """Actions to robot motion: target pose, inverse kinematics and a velocity servo, as in CALVIN.
 
-CALVIN runs 8 physics steps of 1/240 s per action. PyBullet's joint motors close, in each physics step, 10 % of
-the remaining joint error, at no more than 2 rad/s (fingers 1 m/s) and within a force limit. MuJoCo has no such
-motor, so its torque is computed here before each physics step:
+CALVIN runs 8 physics steps of 1/240 s per action. PyBullet's joint motors close, in each physics step, 10 %
+of the remaining joint error, at no more than 2 rad/s (fingers 1 m/s) and within a force limit. MuJoCo has no
+such motor, so its torque is computed here before each physics step:
 
     v_wanted = clip(0.1 (q_target - q) / dt, -v_max, v_max)
     torque   = M (v_wanted - v) / dt + coriolis
 
-With M the joint-space inertia this reaches `v_wanted` exactly in free space. Contact forces are not part of it,
-so the arm gives way to them with the stiffness that its inertia (and armature) allows.
+With M the joint-space inertia this reaches `v_wanted` exactly in free space. Contact forces are not part of
+it, so the arm gives way to them with the stiffness that its inertia (and armature) allows.
 
 Frames and units: world frame, metres, radians. Euler angles are extrinsic xyz (`foreact.sim.rotations`).
 Source: mees/calvin_env `robot.py` (MIT) for the actions; Bullet's `btMultiBodyJointMotor` for the servo law.
@@ -66,8 +66,8 @@ class BadAction(ForeActError):
 class CartesianController:
     """Drives the Panda in a compiled scene; remembers the target pose and the last gripper command.
 
-    Every `apply_*` method advances the physics by 8 steps, that is to the next 30 Hz control tick. It works on
-    any `MjData` of the model it was made for and overwrites only the robot's `qfrc_applied`.
+    Every `apply_*` method advances the physics by 8 steps, that is to the next 30 Hz control tick. It works
+    on any `MjData` of the model it was made for and overwrites only the robot's `qfrc_applied`.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
@@ -119,9 +119,9 @@ class CartesianController:
     def apply_relative(self, data: mujoco.MjData, action: ArrayLike) -> None:
         """Move the target pose by `action` (7,) and follow it for one control step.
 
-        Entries 0-2 add 0.02 m per unit along the world axes, entries 3-5 add 0.05 rad per unit to the target's
-        Euler angles (component by component, not composed), entry 6 > 0 opens the gripper, else it closes.
-        The target persists: what the arm could not follow yet, it follows in the next steps.
+        Entries 0-2 add 0.02 m per unit along the world axes, entries 3-5 add 0.05 rad per unit to the
+        target's Euler angles (component by component, not composed), entry 6 > 0 opens the gripper, else it
+        closes. The target persists: what the arm could not follow yet, it follows in the next steps.
         """
         act = _finite("a relative action", action, 7)
         self._target_pos = self._target_pos + POS_STEP_M * act[:3]
@@ -221,5 +221,7 @@ def _finite(what: str, values: ArrayLike, length: int) -> Array:
 def _contiguous(addresses: list[int]) -> slice:
     """The addresses as one slice: views are cheaper than fancy indexing, and the robot is added in one piece."""
     if addresses != list(range(addresses[0], addresses[0] + len(addresses))):
-        raise ForeActError(f"the Panda's joints must be consecutive in the model, found addresses {addresses}")
+        raise ForeActError(
+            f"the Panda's joints must be consecutive in the model, found addresses {addresses}"
+        )
     return slice(addresses[0], addresses[-1] + 1)

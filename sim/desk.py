@@ -11,7 +11,7 @@ import itertools
 
 import mujoco
 
-from foreact.sim.desk_fixtures import add_button, add_door, add_drawer, add_switch
+from foreact.sim.desk_fixtures import SWITCH_S, add_button, add_door, add_drawer, add_switch
 from foreact.sim.desk_parts import (
     BLOCK_FRICTION,
     BLOCK_PRIORITY,
@@ -26,7 +26,7 @@ from foreact.sim.desk_parts import (
     add_visual,
     friction,
 )
-from foreact.sim.scenes import SceneSpec
+from foreact.sim.scenes import SWITCH_TRAVEL, SceneSpec
 from foreact.sim.solids import SLOPE_QUAT, Solid, slope_yz
 from foreact.sim.textures import checker, wood
 
@@ -79,10 +79,11 @@ def _add_materials(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
         add_material(spec, "wood_front", wood(scene.front_rgb, "fine", seed=1))
     else:
         add_material(spec, "wood_front", wood(scene.front_rgb, scene.grain, seed=ord(scene.name) + 100))
-    add_material(spec, "floor", checker(), repeat=(5.0, 5.0))
+    # tiles of 1.0 x 2.0 m: squares half a metre wide and one metre deep
+    add_material(spec, "floor", checker(), repeat=(10.0, 5.0))
     add_material(spec, "grey", rgba=(0.4, 0.4, 0.4, 1.0))
     add_material(spec, "black", rgba=(0.02, 0.02, 0.02, 1.0))
-    add_material(spec, "slot", rgba=tuple(0.45 * c / 255.0 for c in scene.table_rgb) + (1.0,))
+    add_material(spec, "slot", rgba=tuple(0.8 * c / 255.0 for c in scene.table_rgb) + (1.0,))
     for block, rgba in BLOCK_RGBA.items():
         add_material(spec, block, rgba=rgba)
 
@@ -114,14 +115,15 @@ def _add_floor_light_camera(spec: mujoco.MjSpec) -> None:
         friction=friction(FLOOR_FRICTION),
         priority=TABLE_PRIORITY,
     )
-    # one light from above: upward faces get the full colour, all others 0.6 of it, as in the original renders
+    # one light from above and a little behind: upward faces get the full colour, the sloped and the vertical
+    # faces that the cameras see 0.6 of it, as in the original renders
     world.add_light(
         name="sun",
         type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
         pos=[0.0, 0.0, 3.0],
-        dir=[-0.1, 0.1, -1.0],
+        dir=[0.0, -0.5, -0.866],
         ambient=[0.6, 0.6, 0.6],
-        diffuse=[0.4, 0.4, 0.4],
+        diffuse=[0.46, 0.46, 0.46],
         specular=[0.0, 0.0, 0.0],
         castshadow=False,
     )
@@ -166,7 +168,7 @@ def _add_static_desk(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
 
     slots = Solid()
     for x in (scene.switch_x - 0.05, scene.switch_x + 0.05):
-        slots.sloped_box(x - 0.008, x + 0.008, (0.052, 0.172), (-0.002, 0.0006))
+        slots.sloped_box(x - 0.008, x + 0.008, (SWITCH_S - 0.016, SWITCH_S + SWITCH_TRAVEL + 0.016), (-0.002, 0.0006))
     add_visual(spec, body, "switch_slots", slots, "slot")
 
     button_x, button_y = scene.button_xy

@@ -29,8 +29,11 @@ BUTTON_SPRING_N_M = 20.0
 DOOR_S, DOOR_ORIGIN = 0.11, (0.075, 0.5353)
 """Where up the slope the door's origin lies, and its world (y, z)."""
 SWITCH_ORIGIN = (0.0609, 0.4949)
-"""World (y, z) of the lever's origin: 0.068 up the slope, 0.008 behind the face."""
-SWITCH_S, SWITCH_N = 0.068, -0.008
+"""World (y, z) of the lever's link: 0.068 up the slope, 0.008 behind the face."""
+SWITCH_S = 0.077
+"""Where up the slope the middle of the lever is; fitted to the original renders within half a pixel."""
+SWITCH_LOOP_N, SWITCH_BAR_N = (-0.016, 0.028), (0.028, 0.048)
+"""The loop is 0.064 long and dips 0.016 into the panel; the bar closes it in front."""
 
 
 def _slide_joint(body: mujoco.MjsBody, name: str, axis: tuple[float, float, float], travel: float) -> mujoco.MjsJoint:
@@ -45,6 +48,8 @@ def _slide_joint(body: mujoco.MjsBody, name: str, axis: tuple[float, float, floa
         # nearly rigid, so that a load below the dry friction does not creep
         solimp_friction=[0.9999, 0.9999, 0.001, 0.5, 2.0],
         solref_friction=[0.01, 1.0],
+        # stiff and strongly damped: a joint set beyond its stop creeps back instead of being thrown
+        solref_limit=[-2400.0, -240.0],
     )
 
 
@@ -91,13 +96,12 @@ def add_drawer(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
     body = spec.worldbody.add_body(name="drawer", pos=[scene.drawer_x, 0.0, 0.32])
     _slide_joint(body, "drawer", (0.0, -1.0, 0.0), DRAWER_TRAVEL)
     set_inertia(body, 4.231, (0.0, -0.07, 0.03), (0.40, 0.24, 0.08))
-    # the walls end 1 mm under the desk slab so that the two surfaces do not flicker
     tray = {
         "floor": ((-0.20, -0.16, 0.0), (0.20, 0.06, 0.02)),
-        "left": ((-0.20, -0.16, 0.02), (-0.18, 0.06, 0.079)),
-        "right": ((0.18, -0.16, 0.02), (0.20, 0.06, 0.079)),
-        "back": ((-0.18, 0.04, 0.02), (0.18, 0.06, 0.079)),
-        "front": ((-0.22, -0.18, -0.02), (0.22, -0.16, 0.079)),
+        "left": ((-0.20, -0.16, 0.02), (-0.18, 0.06, 0.08)),
+        "right": ((0.18, -0.16, 0.02), (0.20, 0.06, 0.08)),
+        "back": ((-0.18, 0.04, 0.02), (0.18, 0.06, 0.08)),
+        "front": ((-0.22, -0.18, -0.02), (0.22, -0.16, 0.08)),
     }
     handle = {
         "bar": ((-0.12, -0.26, 0.02), (0.12, -0.24, 0.06)),
@@ -148,12 +152,12 @@ def add_switch(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
     """A lever: a loop 0.12 wide that stands off the sloped face and moves 0.088 up along it."""
     body = spec.worldbody.add_body(name="switch", pos=[scene.switch_x, *SWITCH_ORIGIN])
     _slide_joint(body, "switch", (0.0, *SLOPE_T), SWITCH_TRAVEL)
-    set_inertia(body, 0.239, (0.0, -0.035, 0.02), (0.12, 0.06, 0.04))
+    set_inertia(body, 0.239, (0.0, -0.025, 0.02), (0.12, 0.06, 0.04))
     s = (SWITCH_S - 0.016, SWITCH_S + 0.016)
     loop = {
-        "bar": ((-0.06, 0.06), s, (SWITCH_N + 0.044, SWITCH_N + 0.064)),
-        "post_left": ((-0.06, -0.04), s, (SWITCH_N, SWITCH_N + 0.044)),
-        "post_right": ((0.04, 0.06), s, (SWITCH_N, SWITCH_N + 0.044)),
+        "bar": ((-0.06, 0.06), s, SWITCH_BAR_N),
+        "post_left": ((-0.06, -0.04), s, SWITCH_LOOP_N),
+        "post_right": ((0.04, 0.06), s, SWITCH_LOOP_N),
     }
     grey = Solid()
     for part, (x, s_range, n_range) in loop.items():

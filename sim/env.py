@@ -96,8 +96,8 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
         spaces: dict[str, gym.Space[Any]] = {
             name: gym.spaces.Box(0, 255, (h, w, 3), np.uint8) for name, (h, w) in self._sizes.items() if render
         }
-        spaces["robot_obs"] = gym.spaces.Box(-np.inf, np.inf, (15,), np.float64)
-        spaces["scene_obs"] = gym.spaces.Box(-np.inf, np.inf, (24,), np.float64)
+        spaces["robot_obs"] = gym.spaces.Box(-10.0, 10.0, (15,), np.float64)
+        spaces["scene_obs"] = gym.spaces.Box(-10.0, 10.0, (24,), np.float64)
         self.observation_space = gym.spaces.Dict(spaces)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:

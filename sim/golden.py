@@ -1,7 +1,7 @@
 """Replay recorded CALVIN motion on the re-created robot and measure how far it strays.
 
-The recordings are tab-separated: `rollout`, `step`, `action0..6`, `robot_obs0..14`, `scene_obs0..23`; row 0 of a
-rollout is its start state, each later row is an action and the state it led to.
+The recordings are tab-separated: `rollout`, `step`, `action0..6`, `robot_obs0..14`, `scene_obs0..23`; row 0
+of a rollout is its start state, each later row is an action and the state it led to.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def replay(rollout: Rollout, data: mujoco.MjData, controller: CartesianControlle
 
 def table(errors: Iterable[ReplayError]) -> str:
     """A text table: per rollout the 95th percentile and the maximum of each error."""
-    lines = [f"{'rollout':14s} {'TCP mm':>13s} {'TCP mrad':>13s} {'width mm':>13s} {'joint mrad':>13s}   (p95, max)"]
+    lines = [
+        f"{'rollout':14s} {'TCP mm':>13s} {'TCP mrad':>13s} {'width mm':>13s} {'joint mrad':>13s}   (p95, max)"
+    ]
     for error in errors:
         columns = (error.pos_mm, error.rot_mrad, error.width_mm, error.joint_mrad)
         cells = [f"{np.percentile(c, 95):6.2f} {c.max():6.2f}" for c in columns]

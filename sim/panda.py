@@ -28,32 +28,31 @@ Q_LOWER = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.897
 Q_UPPER = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973])
 """Limits of the commanded arm joints [rad]; the physical stops lie further out."""
 FINGER_OPEN_M = 0.04
-PAD_FACE_M = 0.0007
 ARM_JOINTS = tuple(f"panda_joint{i}" for i in range(1, N_ARM + 1))
 FINGER_JOINTS = ("panda_finger_joint1", "panda_finger_joint2")
 FINGER_BODIES = ("panda_leftfinger", "panda_rightfinger")
 TCP_SITE = "tcp"
 GRIPPER_CAMERA = "rgb_gripper"
 
-# One joint armature [kg m2]: the servo computes its torque from the joint-space inertia, so a joint with next
-# to no inertia would also push with next to no force. Bullet's motors are stiff on every joint.
-ARMATURE_ARM = (0.5,) * N_ARM
-ARMATURE_FINGER = 0.9
+# Armature [kg m2, kg]. The servo computes its torque from the joint-space inertia, so a joint with next to no
+# inertia would push with next to no force; Bullet's motors are stiff on every joint. With these values the arm
+# leans on a handle about as firmly as in the recordings, and the fingers squeeze a 0.04 m block with 200 N.
+# In free space the servo cancels them.
+ARMATURE_ARM = (1.0,) * N_ARM
+ARMATURE_FINGER = 1.6
 
 WHITE = (0.94, 0.94, 0.95, 1.0)
 SHELL = (0.86, 0.87, 0.88, 1.0)
 GREY = (0.55, 0.56, 0.57, 1.0)
 HIDDEN = (0.3, 0.6, 0.3, 0.4)
 
-# Contact filter: the scene uses contype = conaffinity = 1. A robot geom meets the scene, never another robot geom.
+# Contact filter: the scene has contype = conaffinity = 1; a robot geom meets the scene, never the robot.
 ROBOT_CONTYPE, ROBOT_CONAFFINITY = 2, 1
 # PyBullet multiplies the friction of a pair: finger 1.0 x block 0.7. MuJoCo takes the larger value unless one
 # side has priority, so the fingers carry the product and win. Torsional: 0.1 x 0.7 + 0.001 x 1.0 [m].
 FINGER_FRICTION = (0.70, 0.07, 0.0001)
 FINGER_PRIORITY = 1
 LINK_FRICTION = (0.35, 0.005, 0.0001)
-
-
 CONTACT_SOLREF = (2 * TIMESTEP_S, 1.0)
 CONTACT_SOLIMP = (0.95, 0.99, 0.001, 0.5, 2.0)
 
@@ -91,8 +90,8 @@ CAPSULES = {
     3: (((0, 0, -0.066), (0, 0, -0.01), 0.054), ((0.0825, 0, 0), (0.0825, 0.056, 0), 0.054)),
     4: (((0, 0, 0), (0, 0, 0.056), 0.054), ((-0.0825, 0.02, 0), (-0.0825, 0.069, 0), 0.054)),
     5: (((0, 0, -0.21), (0, 0.072, -0.09), 0.054), ((0, 0.078, -0.10), (0, 0.075, 0), 0.045)),
-    6: (((0, 0, -0.005), (0.03, 0, -0.005), 0.048), ((0.088, -0.005, 0), (0.088, 0.035, 0), 0.046)),
-    7: (((0, 0, 0.075), (0.042, 0.042, 0.08), 0.026),),
+    6: (((0, 0, 0), (0.05, 0, 0), 0.05), ((0.088, -0.005, 0), (0.088, 0.035, 0), 0.048)),
+    7: (((0, 0, 0.03), (0, 0, 0.064), 0.042), ((0.01, 0.01, 0.08), (0.045, 0.045, 0.08), 0.027)),
 }
 # Grey caps on the joint housings, drawn only: link -> (from, to, radius).
 CAPS = {
@@ -100,15 +99,26 @@ CAPS = {
     2: ((0, 0, 0.118), (0, 0, 0.131), 0.044),
     4: ((0, 0, 0.100), (0, 0, 0.113), 0.044),
     5: ((0, 0.122, 0), (0, 0.127, 0), 0.034),
-    6: ((0.088, 0.070, 0), (0.088, 0.084, 0), 0.036),
+    6: ((0, 0, -0.056), (0, 0, 0.056), 0.036),
 }
+
+# Collision boxes of a finger in its frame: name, centre, tilt about x [rad], half sizes [m]. The blade slants
+# along the outer edge of FINGER_PROFILE. The pads reach 0.6 mm past the middle (they ignore each other):
+# closed on a 0.04 m side the gripper then reads 0.0408 m; the original reads 0.0409 m, because of its contact
+# margin.
+FINGER_PROFILE = ((0.004, 0.0), (0.023, 0.0), (0.023, 0.035), (0.008, 0.096), (0.0045, 0.096), (0.0045, 0.06))
+FINGER_BOXES = (
+    ("root", (0, 0.0135, 0.0175), 0.0, (0.0105, 0.0095, 0.0175)),
+    ("blade", (0, 0.0121, 0.0647), 0.2411, (0.0105, 0.0035, 0.0314)),
+    ("pad", (0, 0.0022, 0.083), 0.0, (0.00925, 0.0028, 0.0125)),
+)
 
 
 def physics_options(spec: mujoco.MjSpec) -> None:
     """Set time step, integrator and contact solver; the whole scene shares them.
 
-    Elliptic cones with `impratio` 10 keep a grasped 1 kg block from creeping out of the fingers, which the
-    default pyramidal cones do not.
+    Elliptic cones with `impratio` 10 let a 1 kg block creep out of the closed fingers at 0.03 mm/s; with
+    MuJoCo's default pyramidal cones and `impratio` 1 it is 0.5 mm/s. Call this before adding any geom.
     """
     opt = spec.option
     opt.timestep = TIMESTEP_S
@@ -120,8 +130,8 @@ def physics_options(spec: mujoco.MjSpec) -> None:
     opt.iterations = 30
     opt.ls_iterations = 20
     opt.tolerance = 1e-8
-    # Defaults of every geom added after this call. Stiff contacts (the shortest time constant that the time step
-    # allows): a 0.04 m bar squeezed with 110 N then reads 0.041 m between the fingers, not 0.036 m.
+    # Defaults of every geom added after this call. Stiff contacts (the shortest time constant that the time
+    # step allows): a 0.04 m bar squeezed with 110 N then reads 0.041 m between the fingers, not 0.036 m.
     geom = spec.default.geom
     geom.solref = np.array(CONTACT_SOLREF)
     geom.solimp = np.array(CONTACT_SOLIMP)
@@ -180,7 +190,7 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
         explicitinertial=True,
     )
     _visual(hand, mujoco.mjtGeom.mjGEOM_CYLINDER, GREY, pos=(0, 0, -0.014), size=(0.0315, 0.016, 0))
-    _solid(hand, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0, 0.033), size=(0.0316, 0.102, 0.033))
+    _solid(hand, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0, 0.0265), size=(0.0316, 0.102, 0.0265))
     tilt = euler_xyz_to_quat_wxyz((1.3, 0, -QUARTER))
     _visual(hand, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(-0.1, 0, 0), quat=tilt, size=(0.04, 0.0125, 0.005))
     hand.add_site(name=TCP_SITE, pos=(0, 0, 0.14), size=(0.004, 0.004, 0.004), group=4)
@@ -215,24 +225,25 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
             armature=ARMATURE_FINGER,
         )
         _visual(finger, mujoco.mjtGeom.mjGEOM_MESH, SHELL, meshname=taper.name)
-        # The faces stop 0.7 mm short of the middle: closed on a 0.04 m side the gripper then reads about 0.0409 m,
-        # as in the original, where the contact margin does it.
-        for z_mid, half_z, outer in ((0.035, 0.035, 0.023), (0.083, 0.013, 0.014)):
-            inner = PAD_FACE_M if half_z < 0.02 else 0.004
+        for part, pos, tilt, size in FINGER_BOXES:
             _solid(
                 finger,
                 mujoco.mjtGeom.mjGEOM_BOX,
                 HIDDEN,
-                name=f"{body}_{'pad' if half_z < 0.02 else 'blade'}",
-                pos=(0, (inner + outer) / 2, z_mid),
-                size=(0.00925, (outer - inner) / 2, half_z),
+                name=f"{body}_{part}",
+                pos=pos,
+                quat=euler_xyz_to_quat_wxyz((tilt, 0, 0)),
+                size=size,
                 group=3,
                 friction=FINGER_FRICTION,
                 priority=FINGER_PRIORITY,
                 condim=4,
             )
-        _visual(finger, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0.0025, 0.083), size=(0.00925, 0.002, 0.0125))
-    # A gear of ratio -1 keeps the original's fingers centred (erp 0.1, at most 50 N); here it is a soft equality.
+        _visual(
+            finger, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0.0025, 0.083), size=(0.00925, 0.002, 0.0125)
+        )
+    # A gear of ratio -1 keeps the original's fingers centred (erp 0.1, at most 50 N); here it is a soft
+    # equality.
     spec.add_equality(
         type=mujoco.mjtEq.mjEQ_JOINT,
         name="panda_fingers_mirror",
@@ -247,8 +258,7 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
 def _finger_vertices() -> np.ndarray:
     """Corners (12, 3) of the visible finger [m]: full width at the root, a blade at the tip."""
     half_x = 0.0105
-    profile = ((0.004, 0.0), (0.023, 0.0), (0.023, 0.035), (0.008, 0.096), (0.0045, 0.096), (0.0045, 0.06))
-    return np.array([(sx * half_x, y, z) for sx in (-1.0, 1.0) for y, z in profile])
+    return np.array([(sx * half_x, y, z) for sx in (-1.0, 1.0) for y, z in FINGER_PROFILE])
 
 
 def _visual(body: mujoco.MjsBody, kind: mujoco.mjtGeom, rgba: tuple[float, ...], **kwargs: object) -> None:

@@ -218,8 +218,6 @@ class Lockstep:
         success = bool(info["is_success"])
         if not success and slot.steps < self._max_steps:
             return None
-        if slot.recording is not None and not self._border.cameras:
-            self._envs[number].close()  # back to not rendering
         return Rollout(
             job=slot.job,
             success=success,

@@ -105,11 +105,18 @@ def quat_wxyz_to_xyzw(quat: ArrayLike) -> Array:
 
 
 def rotation_vector(matrix: ArrayLike) -> Array:
-    """Axis times angle (3,) [rad] of a rotation matrix; the angle lies in [0, pi]."""
-    quat = matrix_to_quat_wxyz(matrix)
-    sine = math.sqrt(quat[1] ** 2 + quat[2] ** 2 + quat[3] ** 2)
-    scale = 2.0 if sine < 1e-9 else 2.0 * math.atan2(sine, quat[0]) / sine
-    return scale * quat[1:]
+    """Axis times angle (3,) [rad] of a rotation matrix (3, 3) or (9,); the angle lies in [0, pi]."""
+    r00, r01, r02, r10, r11, r12, r20, r21, r22 = np.asarray(matrix, dtype=np.float64).ravel().tolist()
+    x, y, z = r21 - r12, r02 - r20, r10 - r01
+    sine, cosine = 0.5 * math.sqrt(x * x + y * y + z * z), 0.5 * (r00 + r11 + r22 - 1.0)
+    angle = math.atan2(sine, cosine)
+    if cosine > -0.99:
+        scale = 0.5 if sine < 1e-9 else 0.5 * angle / sine
+        return np.array([scale * x, scale * y, scale * z])
+    # Near half a turn the skew part vanishes; the quaternion still knows the axis.
+    w, *axis = matrix_to_quat_wxyz(matrix)
+    norm = math.sqrt(sum(v * v for v in axis))
+    return np.array(axis) * (2.0 * math.atan2(norm, w) / norm)
 
 
 def rotation_angle_between(matrix_a: ArrayLike, matrix_b: ArrayLike) -> float:

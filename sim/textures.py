@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
-# grain -> (mean wave number along the grain, across it, number of rings, how far they bend, contrast)
+# grain -> (mean wave number of the fibres along the grain, across it, number of rings, how far they bend, contrast)
 _GRAINS: dict[str, tuple[float, float, int, float, float]] = {
-    "fine": (5.0, 40.0, 9, 0.25, 0.16),
-    "straight": (1.5, 30.0, 12, 0.10, 0.09),
-    "oak": (2.5, 18.0, 7, 0.70, 0.17),
+    "fine": (9.0, 60.0, 17, 0.22, 0.15),
+    "straight": (2.0, 50.0, 23, 0.12, 0.10),
+    "oak": (3.5, 45.0, 15, 0.45, 0.20),
 }
 
 
@@ -45,10 +45,11 @@ def wood(mean_rgb: Sequence[float], grain: str, seed: int = 0, height: int = 256
     along, across, rings, bend, contrast = _GRAINS[grain]
     rng = np.random.default_rng(seed)
     v = (np.arange(height) / height)[:, None]
-    bending = bend * _waves(rng, height, width, 1.5, 1.5, 12)
-    ring = np.sin(2.0 * np.pi * rings * v + 3.0 * bending)
-    fibre = _waves(rng, height, width, along, across, 48)
-    shade = contrast * (0.6 * ring + 0.6 * fibre)
+    bending = bend * _waves(rng, height, width, 1.2, 3.0, 16)
+    ring = np.sin(2.0 * np.pi * rings * v + 6.0 * bending)
+    fibre = _waves(rng, height, width, along, across, 64)
+    # late wood is a thin dark line at the end of every ring
+    shade = contrast * (0.7 - 1.4 * np.clip(ring, 0.0, 1.0) ** 2 + 0.55 * fibre)
     mean = np.asarray(mean_rgb, dtype=np.float64)
     # dark grain is redder than light grain, so blue swings most
     picture = mean * (1.0 + shade[..., None] * np.array([0.85, 1.0, 1.15]))
@@ -57,9 +58,9 @@ def wood(mean_rgb: Sequence[float], grain: str, seed: int = 0, height: int = 256
     return np.clip(np.rint(picture), 0.0, 255.0).astype(np.uint8)
 
 
-def checker(light: int = 239, dark: int = 207, size: int = 64) -> Image:
-    """Two by two grey squares, (size, size, 3) uint8."""
+def checker(light: int = 239, dark: int = 207, size: int = 256) -> Image:
+    """Two by two grey squares, (size, size, 3) uint8, the dark ones on the diagonal."""
     half = np.arange(size) >= size // 2
-    squares = half[:, None] ^ half[None, :]
+    squares = half[:, None] == half[None, :]
     grey = np.where(squares, dark, light).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

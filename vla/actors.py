@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 
@@ -143,6 +144,53 @@ def make_actor(name: str, contract: Contract) -> Actor:
         missing = [m for m in ("contract", "execute_steps", "reset", "observe", "plan") if not hasattr(actor, m)]
         raise ActorError(f"actor {name!r} is a {type(actor).__name__} without {', '.join(missing)}; see foreact.vla.policy")
     return actor
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Look, without loading anything, whether a folder can be a checkpoint.
+
+    Raises:
+        ActorError: If it is not a folder, or a file that every checkpoint has is missing.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ActorError(f"checkpoint {folder} {what}; expected a folder that `foreact train` wrote")
+    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        there = sorted(p.name for p in folder.iterdir())
+        raise ActorError(
+            f"{folder} is not a checkpoint: it lacks {' and '.join(missing)}; "
+            f"found {', '.join(there[:8]) or 'nothing'}{', ...' if len(there) > 8 else ''}"
+        )
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """One digest of a checkpoint: of the sorted lines "SHA-256 of the file, two blanks, its name", subfolders left out.
+
+    It is what `sha256sum -- * | sort -k2 | sha256sum` prints in the folder, in the C locale.
+
+    Raises:
+        ActorError: As `check_checkpoint`.
+    """
+    check_checkpoint(folder)
+    lines = []
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def load_checkpoint_actor(folder: Path, device: str = "cpu") -> Actor:
+    """The policy in a checkpoint folder, ready to act. Imports torch.
+
+    Raises:
+        ForeActError: If the folder is not a checkpoint, is damaged, or needs a device that is not there.
+    """
+    check_checkpoint(folder)
+    from foreact.vla.checkpoint import load_policy
+    from foreact.vla.runtime import StreamingActor
+
+    return StreamingActor(load_policy(folder), device=device)
 
 
 def check_plan(actor: Actor, plan: Plan, n: int) -> np.ndarray:

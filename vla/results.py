@@ -68,6 +68,8 @@ class RolloutRecord(_Part):
     """Path relative to the results folder."""
     foresight: dict[str, ForesightSums] = {}
     """Per camera, when this rollout's predictions were measured."""
+    foresight_steps: NonNegativeInt = 0
+    """How far ahead they looked, in control steps."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -239,9 +241,10 @@ def listening(records: Sequence[RolloutRecord]) -> Listening:
     )
 
 
-def foresight(records: Iterable[RolloutRecord], *, steps_ahead: int, change_threshold: float) -> Foresight | None:
+def foresight(records: Iterable[RolloutRecord], *, change_threshold: float) -> Foresight | None:
     """Pool the measured rollouts; None when nothing was measured or nothing moved."""
-    measured = [r.foresight for r in records if r.foresight]
+    with_predictions = [r for r in records if r.foresight]
+    measured = [r.foresight for r in with_predictions]
     per_camera: dict[str, list[ForesightSums]] = defaultdict(list)
     for sums in measured:
         for camera, value in sums.items():
@@ -260,5 +263,8 @@ def foresight(records: Iterable[RolloutRecord], *, steps_ahead: int, change_thre
     if not scores:
         return None
     return Foresight(
-        cameras=scores, n_rollouts=len(measured), steps_ahead=steps_ahead, change_threshold=change_threshold
+        cameras=scores,
+        n_rollouts=len(measured),
+        steps_ahead=with_predictions[0].foresight_steps,
+        change_threshold=change_threshold,
     )

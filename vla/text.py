@@ -6,6 +6,7 @@ Shape legend: N sentences, S bytes, D width.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -97,10 +98,20 @@ class ClipText(nn.Module):
         vectors = self.model(**tokens).text_embeds.float()  # type: ignore[operator]
         return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-6)
 
-    def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer's files, so that a checkpoint runs offline."""
-        self.tokenizer.save_pretrained(folder)
-        self.model.config.save_pretrained(folder)  # type: ignore[union-attr]
+    def files(self) -> dict[str, bytes]:
+        """Tokenizer and config files, from which `from_files` builds the tower without weights."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.tokenizer.save_pretrained(folder)
+            self.model.config.save_pretrained(folder)  # type: ignore[union-attr]
+            return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+
+    @classmethod
+    def from_files(cls, folder: Path) -> ClipText:
+        """The tower with unset weights, offline."""
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+        config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+        return cls(CLIPTextModelWithProjection(config), CLIPTokenizer.from_pretrained(folder, local_files_only=True))
 
 
 def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "") -> nn.Module:
@@ -132,10 +143,3 @@ def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "
             f"Download {CLIP_HUB_NAME} into a folder and name it with policy.text_folder=DIR, or use policy.text=small."
         ) from error
 
-
-def empty_clip(folder: Path) -> ClipText:
-    """CLIP's text tower with unset weights, from the config and tokenizer files of a checkpoint."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
-
-    config = CLIPTextConfig.from_pretrained(folder)
-    return ClipText(CLIPTextModelWithProjection(config), CLIPTokenizer.from_pretrained(folder))

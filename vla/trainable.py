@@ -1,35 +1,125 @@
-"""The base class of policies that can be trained: a torch module with a loss, a plan, and a folder it lives in."""
+"""The base class of policies that can be trained: a torch module with a loss, a plan, and a folder it lives in.
+
+Shape legend: N frames, B windows, T history frames, F tokens of a frame, D width, S state size, K chunk, A action size.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
+import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
+from foreact.vla.policy import Plan
+
+Statistics = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 class TrainablePolicy(nn.Module):
     """What training, checkpoints and the streaming runtime ask of a policy.
 
     Subclasses name themselves (`name`, see `foreact.vla.registry`) and bring a frozen config dataclass with
-    `to_dict`, `from_dict` and the fields `history`, `history_stride`, `foresight_steps` and `chunk`.
+    `to_dict`, `from_dict` and the fields `history`, `history_stride`, `foresight_steps`, `chunk` and `execute_steps`.
     """
 
     name: ClassVar[str]
+    config_class: ClassVar[Any]
 
-    def __init__(self, config: Any, contract: Contract, statistics: Mapping[str, Mapping[str, Sequence[float]]]):
+    def __init__(self, config: Any, contract: Contract, statistics: Statistics):
         super().__init__()
         self.config = config
         self.contract = contract
         self.statistics = {key: {k: list(v) for k, v in value.items()} for key, value in statistics.items()}
 
+    # --- training ----------------------------------------------------------------------------------------------------
+
     @abstractmethod
     def loss(self, batch: WindowBatch) -> dict[str, Tensor]:
-        """Losses of one batch, "total" among them."""
+        """Losses and metrics of one batch; "total" is what to minimise."""
+
+    # --- acting, in three steps so that a runtime can keep what does not change ---------------------------------------
+
+    @abstractmethod
+    def encode_frames(self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor) -> Tensor:
+        """Tokens of N frames (N, F, D) from uint8 images (N, H, W, 3) and state (N, S): what depends on one frame alone."""
+
+    @abstractmethod
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Language features (N, D) of N sentences."""
+
+    @abstractmethod
+    def plan_from(
+        self, frames_BTFD: Tensor, language_BD: Tensor, mask_BT: Tensor, current: Mapping[str, Tensor] | None
+    ) -> Plan:
+        """A plan from encoded frames and text. With `current` (camera -> (B, H, W, 3) uint8) also predict frames."""
+
+    @torch.no_grad()
+    def plan(
+        self,
+        images: Mapping[str, Tensor],
+        state_BTS: Tensor,
+        state_mask_BT: Tensor,
+        history_mask_BT: Tensor,
+        instruction: Sequence[str],
+        *,
+        foresight: bool = False,
+    ) -> Plan:
+        """The full forward pass for B windows.
+
+        Args:
+            images: Camera name -> (B, T, H, W, 3) uint8; frames that exist come first.
+            state_BTS: (B, T, S) contract state.
+            state_mask_BT: (B, T) bool, False where the state is unknown.
+            history_mask_BT: (B, T) bool, True for frames that exist.
+            instruction: B sentences.
+            foresight: Also predict the frames `foresight_steps` after the current ones.
+        """
+        B, T = history_mask_BT.shape
+        flat = {name: rearrange(image, "b t h w c -> (b t) h w c") for name, image in images.items()}
+        frames = self.encode_frames(flat, state_BTS.reshape(B * T, -1), state_mask_BT.reshape(B * T))
+        current = None
+        if foresight:
+            rows, last = torch.arange(B), history_mask_BT.sum(dim=1) - 1
+            current = {name: image[rows.to(image.device), last] for name, image in images.items()}
+        frames_BTFD = rearrange(frames, "(b t) f d -> b t f d", t=T)
+        return self.plan_from(frames_BTFD, self.encode_text(instruction), history_mask_BT, current)
+
+    # --- the folder it lives in --------------------------------------------------------------------------------------
+
+    def tower_files(self) -> dict[str, bytes | Callable[[Path], None]]:
+        """Files besides weights that pretrained towers need to be built again offline (none by default)."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, config: Mapping, contract: Contract, statistics: Statistics, folder: Path) -> Self:
+        """Build with unset weights from what a checkpoint folder says; `folder` holds `tower_files`."""
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write a self-contained checkpoint folder, atomically; see `foreact.vla.checkpoint`."""
+        from foreact.vla.checkpoint import save_policy
+
+        save_policy(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, device: str = "cpu") -> Self:
+        """Read a checkpoint folder of this policy.
+
+        Raises:
+            ForeActError: If it is damaged, of another format, or of another policy.
+        """
+        from foreact.vla.checkpoint import CheckpointError, load_policy
+
+        policy = load_policy(folder, device)
+        if not isinstance(policy, cls):
+            raise CheckpointError(f"{folder} holds a {policy.name!r} policy, not {getattr(cls, 'name', cls.__name__)!r}")
+        return policy
 
     @property
     def gripper_index(self) -> int | None:

@@ -26,6 +26,9 @@ PRETRAINED = {
 }
 """Name in a config -> hub name; only these families are ever loaded, and never with remote code."""
 
+FAMILIES = ("vit_mae", "dinov2", "vit")
+"""transformers model types of the above."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -58,7 +61,6 @@ class SmallVision(nn.Module):
         for narrow, broad in zip(channels, channels[1:], strict=False):
             self.stem.append(nn.Conv2d(narrow, broad, 3, stride=2, padding=1))
             self.stem.append(nn.GELU())
-        self.stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.summary_D = nn.Parameter(torch.randn(width) * 0.02)
         self.register_buffer("positions_PD", sincos_positions(height // 8, wide // 8, width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -98,6 +100,26 @@ class PretrainedVision(nn.Module):
         pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=False)
         tokens = self.model((pixels - self.mean) / self.std).last_hidden_state  # type: ignore[operator]
         return tokens[:, 1:], tokens[:, 0]
+
+    def files(self) -> dict[str, bytes]:
+        """The config file, from which `from_files` builds the tower without weights."""
+        return {"config.json": self.model.config.to_json_string(use_diff=False).encode()}  # type: ignore[union-attr]
+
+    @classmethod
+    def from_files(cls, folder: Path) -> PretrainedVision:
+        """The tower with unset weights, offline. Only the families of `PRETRAINED` are built.
+
+        Raises:
+            ConfigError: If the config names another family.
+        """
+        import json
+
+        from transformers import AutoConfig, AutoModel
+
+        family = json.loads((folder / "config.json").read_text()).get("model_type")
+        if family not in FAMILIES:
+            raise ConfigError(f"{folder}: vision tower family {family!r}; {did_you_mean(str(family), FAMILIES)}")
+        return cls(AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True)))
 
 
 def build_vision(name: str, size: tuple[int, int], *, width: int, depth: int, heads: int, folder: str = "") -> nn.Module:

@@ -130,4 +130,4 @@ def _record(job: Job) -> tuple[Job, int, int]:
         return job, 0, 0
     episode.meta.update(seed=config["seed"], index=job.index)
     _worker["recorder"].write(episode, name=job.name)
-    return job, episode.length, int(episode.meta["rejected_draws"])
+    return job, len(episode), int(episode.meta["rejected_draws"])

@@ -38,15 +38,6 @@ class About:
 
     contract: dict[str, Any]
     notes: tuple[str, ...]
-    rate_hz: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A rollout that is done, and how far its predictions looked ahead."""
-
-    record: RolloutRecord
-    steps_ahead: int
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class _Failed:
     exit_code: int
 
 
-def run_jobs(settings: EvaluateSettings, jobs: list[Job]) -> Iterator[About | Finished]:
+def run_jobs(settings: EvaluateSettings, jobs: list[Job]) -> Iterator[About | RolloutRecord]:
     """Do the jobs and yield each when it is done; first of all one `About`.
 
     Raises:
@@ -129,7 +120,7 @@ def _worker(settings: EvaluateSettings, todo: Any, done: Any) -> None:
         done.put(_Failed(f"a worker of the evaluation failed, which is a bug in ForeAct or in the actor:\n{trace}", 1))
 
 
-def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | Finished]:
+def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | RolloutRecord]:
     from foreact.sim.embodiment import desk_contract
     from foreact.sim.rollout import Lockstep, find_border, make_envs
 
@@ -138,9 +129,7 @@ def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | F
         sys.modules["torch"].set_num_threads(1)
     name = f"checkpoint {settings.checkpoint}" if settings.checkpoint else f"actor {settings.actor!r}"
     border = find_border(actor.contract, name)
-    yield About(
-        contract=actor.contract.model_dump(mode="json"), notes=border.adapter.notes, rate_hz=actor.contract.rate_hz
-    )
+    yield About(contract=actor.contract.model_dump(mode="json"), notes=border.adapter.notes)
     envs = make_envs(settings.benchmark.scene, border, settings.envs_per_worker)
     lockstep = Lockstep(actor, envs, border, max_steps=settings.benchmark.max_steps, foresight=settings.foresight)
     try:
@@ -161,7 +150,7 @@ def load_actor(settings: EvaluateSettings, offered: Any) -> Actor:
     return make_actor(settings.actor, offered)
 
 
-def _finish(rollout: Rollout, folder: Path, rate_hz: float) -> Finished:
+def _finish(rollout: Rollout, folder: Path, rate_hz: float) -> RolloutRecord:
     """Turn a rollout into its record; a recording becomes a video on disk first."""
     job, recording = rollout.job, rollout.recording
     video = None
@@ -178,7 +167,7 @@ def _finish(rollout: Rollout, folder: Path, rate_hz: float) -> Finished:
             success=rollout.success,
         )
         write_video(folder / video, frames, rate_hz)
-    record = RolloutRecord(
+    return RolloutRecord(
         start=job.start_index,
         start_seed=job.start.seed,
         task=job.task,
@@ -189,8 +178,8 @@ def _finish(rollout: Rollout, folder: Path, rate_hz: float) -> Finished:
         wall_s=rollout.wall_s,
         video=video,
         foresight=recording.foresight() if recording is not None else {},
+        foresight_steps=recording.steps_ahead if recording is not None else 0,
     )
-    return Finished(record=record, steps_ahead=recording.steps_ahead if recording is not None else 0)
 
 
 @contextmanager

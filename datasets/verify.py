@@ -1,0 +1,156 @@
+"""Compares every byte of a store with its checksums and names each file that differs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from foreact.datasets.index import load_index
+from foreact.datasets.layout import EPISODES, INDEX_FILE, PACKS, ROOT_FILE, STAGING, NoStore, StoreError
+from foreact.datasets.packs import PackFile, pack_infos, read_pack_manifest
+from foreact.datasets.reader import EpisodeReader, folder_getter
+from foreact.datasets.root import read_root
+from foreact.datasets.sealed import BrokenSeal, unseal
+from foreact.vla.contract import Contract
+
+
+@dataclass
+class VerifyReport:
+    """What `verify_store` found."""
+
+    problems: list[str] = field(default_factory=list)
+    """One sentence per damaged, missing or unknown file; empty if all is well."""
+    notes: list[str] = field(default_factory=list)
+    """What is untidy but harmless."""
+    episodes: int = 0
+    bytes: int = 0
+
+
+def verify_store(path: Path, decode: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    """Read everything.
+
+    Args:
+        path: Folder of the store.
+        decode: Also decode every frame, which finds what was recorded wrongly and not only what changed since.
+        progress: Called with the number of folders and packs done so far and in all.
+
+    Raises:
+        NoStore: If there is none.
+    """
+    if not (path / ROOT_FILE).is_file():
+        read_root(path)  # explains
+    report = VerifyReport()
+    contract: Contract | None = None
+    try:
+        contract = read_root(path)
+    except NoStore:
+        raise
+    except StoreError as error:
+        report.problems.append(str(error))
+    folders = sorted((path / EPISODES).iterdir()) if (path / EPISODES).is_dir() else []
+    packs = sorted((path / PACKS).glob("*.json"))
+    packed: set[str] = set()
+    for number, item in enumerate([*packs, *folders], 1):
+        if item.parent.name == PACKS:
+            packed |= _verify_pack(path, item.stem, contract, decode, report)
+        elif item.name in packed:
+            report.notes.append(f"{item}: is in a pack as well (a killed `data pack`); `foreact data pack` removes it")
+        else:
+            _verify_folder(item, contract, decode, report)
+        if progress is not None:
+            progress(number, len(packs) + len(folders))
+    _verify_rest(path, report)
+    return report
+
+
+def _verify_folder(folder: Path, contract: Contract | None, decode: bool, report: VerifyReport) -> None:
+    if not folder.is_dir():
+        report.problems.append(f"{folder}: not an episode; move it out of the store")
+        return
+    try:
+        reader = EpisodeReader(folder.name, folder_getter(folder), folder)
+    except StoreError as error:
+        report.problems.append(str(error))
+        return
+    present = {str(p.relative_to(folder)): p for p in folder.rglob("*") if not p.is_dir()}
+    expected = {*reader.files, "manifest.json"}
+    report.problems += [f"{present[name]}: not part of the episode" for name in sorted(present.keys() - expected)]
+    problems = reader.check_files()
+    _add(reader, problems or _check_content(reader, contract, decode), report)
+
+
+def _verify_pack(store: Path, pack: str, contract: Contract | None, decode: bool, report: VerifyReport) -> set[str]:
+    path = store / PACKS / f"{pack}.zip"
+    try:
+        manifest = read_pack_manifest(store, pack)
+        infos = pack_infos(store, pack)
+        packed = PackFile(store, pack)
+    except StoreError as error:
+        report.problems.append(str(error))
+        return set()
+    intact = len(packed.data) == manifest["size"] and hashlib.sha256(packed.data).hexdigest() == manifest["zip_sha256"]
+    if not intact:
+        report.problems.append(f"{path}: its size or SHA-256 is not the one in {pack}.json")
+    for info in infos:
+        try:
+            reader = EpisodeReader(info.name, packed.getter(info.name, info.offset, info.span), path / info.name)
+        except StoreError as error:
+            report.problems.append(str(error))
+            continue
+        problems = [] if intact else reader.check_files()
+        _add(reader, problems or _check_content(reader, contract, decode), report)
+    return {info.name for info in infos}
+
+
+def _add(reader: EpisodeReader, problems: list[str], report: VerifyReport) -> None:
+    report.problems += problems
+    report.episodes += 1
+    report.bytes += reader.bytes
+
+
+def _check_content(reader: EpisodeReader, contract: Contract | None, decode: bool) -> list[str]:
+    """Whether intact bytes mean what the contract and the header say."""
+    header, problems = reader.header, []
+    if contract is not None:
+        sizes = {camera.name: (camera.height, camera.width) for camera in contract.cameras}
+        if not header.cameras.items() <= sizes.items():
+            problems.append(f"episode {reader.name}: cameras {header.cameras} are not those of the contract, {sizes}")
+        for key, has, size in (
+            ("state", header.has_state, contract.state_size),
+            ("action", header.has_action, contract.action_size),
+        ):
+            if has and reader.shape(key) != (header.length, size):
+                problems.append(
+                    f"episode {reader.name}: {key} has shape {reader.shape(key)}, not {header.length, size}"
+                )
+    if decode:
+        try:
+            for camera in header.cameras:
+                reader.images(camera, np.arange(header.length))
+        except StoreError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _verify_rest(path: Path, report: VerifyReport) -> None:
+    index = path / INDEX_FILE
+    if index.is_file():
+        try:
+            cached = unseal(index.read_bytes())["table"]
+            if not report.problems and cached != load_index(path, use_cache=False).table.to_json():
+                report.notes.append(f"{index}: out of date; it is rebuilt when the store is opened")
+        except (BrokenSeal, ValueError, KeyError) as error:
+            report.problems.append(f"{index}: {error}; delete it, it is rebuilt when the store is opened")
+    finished = {p.stem for p in (path / PACKS).glob("*.json")}
+    for file in (path / PACKS).iterdir() if (path / PACKS).is_dir() else []:
+        if file.suffix == ".zip" and file.stem not in finished:
+            report.notes.append(f"{file}: has no manifest (a killed `data pack`); `foreact data pack` removes it")
+        elif file.suffix not in (".zip", ".json"):
+            report.problems.append(f"{file}: not a pack; move it out of the store")
+    leftovers = list((path / STAGING).iterdir()) if (path / STAGING).is_dir() else []
+    if leftovers:
+        report.notes.append(f"{path / STAGING}: {len(leftovers)} unfinished writes; the next recorder sweeps dead ones")

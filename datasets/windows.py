@@ -1,0 +1,199 @@
+"""Windows: random pieces of episodes as training batches, a pure function of (seed, step).
+
+Shape legend: B windows, T history frames, K actions of a chunk, S state size, A action size.
+
+A window is anchored at frame t of a clip (see `foreact.datasets.clips`). Its history frame i is
+t - (T - 1 - i) * history_stride; frames before the clip are dropped and the others move to the front, so that padding
+is on the right and the current frame is the last valid one. The future of a history frame is `foresight_steps` later,
+its action chunk starts at it; what lies beyond the clip is masked. Everything masked is filled with zeros.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from foreact.datasets.clips import EpisodeFilter, choose_episodes
+from foreact.datasets.shuffle import Mixture
+from foreact.datasets.store import Store
+from foreact.datasets.store_windows import StoreWindows
+from foreact.datasets.window_spec import WindowSpec
+from foreact.vla.batch import WindowBatch
+from foreact.vla.contract import Contract, adapt
+from foreact.vla.errors import ConfigError
+
+__all__ = ["WindowSampler", "WindowSpec"]
+
+
+class WindowSampler:
+    """Shuffled training batches of one store, or of several in fixed proportions.
+
+    The sequence of windows depends only on the stores' contents, the spec and the seed: not on workers, nor on where
+    one starts. Each epoch visits every window of a store once.
+
+    Args:
+        stores: One store, or several.
+        spec: What a window holds.
+        seed: Any non-negative integer.
+        batch_size: Windows per batch and rank, B.
+        split: Use only episodes whose `meta["split"]` is this.
+        episodes: Use only these numbers, or those for which a function of `EpisodeInfo` is true.
+        cache: "memory" decodes everything once; "none" decodes what a window needs.
+        weights: Proportions of the stores; by default their numbers of windows.
+        contract: What the consumer requires. Each store is compared with it; it sets `state_index`, `action_index` and
+            frame sizes, overriding the spec's. A store without state and action fields only has to offer the cameras.
+        rank, world_size: This process takes every world_size-th batch, starting with the rank-th.
+        threads: Threads that fill the cache.
+
+    Raises:
+        StoreError: If no episode is left.
+        ContractMismatch: If a store does not offer what `contract` requires.
+        ConfigError: If a setting is out of range, or the cache does not fit into memory.
+    """
+
+    def __init__(
+        self,
+        stores: Store | Sequence[Store],
+        spec: WindowSpec,
+        *,
+        seed: int,
+        batch_size: int,
+        split: str | None = None,
+        episodes: EpisodeFilter = None,
+        cache: Literal["memory", "none"] = "memory",
+        weights: Sequence[float] | None = None,
+        contract: Contract | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 2,
+    ):
+        self.stores = [stores] if isinstance(stores, Store) else list(stores)
+        if cache not in ("memory", "none"):
+            raise ConfigError(f"cache must be 'memory' or 'none', found {cache!r}")
+        if seed < 0 or batch_size < 1 or not self.stores or not 0 <= rank < world_size:
+            raise ConfigError(
+                "expected seed >= 0, batch_size >= 1, at least one store and 0 <= rank < world_size; found "
+                f"seed={seed}, batch_size={batch_size}, {len(self.stores)} stores, rank={rank}, world_size={world_size}"
+            )
+        self.batch_size = batch_size
+        self.notes: list[str] = []
+        """What was adapted or left out, one sentence each, to be printed once."""
+        offsets = np.cumsum([0, *(len(store) for store in self.stores)])
+        self._parts: list[StoreWindows] = []
+        for store, first in zip(self.stores, offsets, strict=False):
+            own_spec = self._adapt(spec, store, contract)
+            chosen, notes = choose_episodes(store, own_spec.cameras, split, episodes)
+            self.notes += notes
+            self._parts.append(
+                StoreWindows(store, own_spec, chosen, int(first), [seed, len(self._parts)], cache, threads)
+            )
+        self.spec = self._parts[0].spec if len(self._parts) == 1 else spec
+        self.state_size, self.action_size = self._sizes(contract)
+        if weights is not None and (len(weights) != len(self.stores) or min(weights) <= 0):
+            raise ConfigError(f"weights: expected {len(self.stores)} positive numbers, found {list(weights)}")
+        self._mixture = Mixture(weights or [part.clips.windows for part in self._parts])
+        self._rank, self._world_size = rank, world_size
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Number of different windows in all stores."""
+        return sum(part.clips.windows for part in self._parts)
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Steps of all ranks together until as many windows as there are were drawn."""
+        return self.windows_per_epoch / (self.batch_size * self._world_size)
+
+    def batch_at(self, step: int) -> WindowBatch:
+        """The batch of step `step` >= 0. `index` counts episodes through all stores, one after another."""
+        first = (step * self._world_size + self._rank) * self.batch_size
+        parts, positions = self._mixture.at(np.arange(first, first + self.batch_size))
+        if len(self._parts) == 1:
+            return self._parts[0].windows(positions)
+        rows = [np.flatnonzero(parts == number) for number in range(len(self._parts))]
+        made = [(r, part.windows(positions[r])) for r, part in zip(rows, self._parts, strict=True) if len(r)]
+        return _merge(made, self.batch_size, self.state_size, self.action_size)
+
+    def iterate(self, start_step: int = 0, end_step: int | None = None, workers: int = 2) -> Iterator[WindowBatch]:
+        """The batches of steps [start_step, end_step), made ahead by `workers` threads (0: made when asked for)."""
+        steps = iter(range(start_step, end_step if end_step is not None else sys.maxsize))
+        if workers == 0:
+            yield from map(self.batch_at, steps)
+            return
+        pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="windows")
+        try:
+            ahead: list[Future[WindowBatch]] = []
+            for step in steps:
+                ahead.append(pool.submit(self.batch_at, step))
+                if len(ahead) > 2 * workers:
+                    yield ahead.pop(0).result()
+            for future in ahead:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _adapt(self, spec: WindowSpec, store: Store, contract: Contract | None) -> WindowSpec:
+        if contract is None:
+            for camera in spec.cameras:
+                store.contract.camera(camera)
+            return spec
+        required = contract.model_copy(update={"cameras": tuple(c for c in contract.cameras if c.name in spec.cameras)})
+        if not store.contract.state and not store.contract.action:  # video: whoever made it, only its frames count
+            required = required.model_copy(
+                update={"state": (), "action": (), "gripper": "none", "embodiment": store.contract.embodiment}
+            )
+        adapter = adapt(required, store.contract, required_by="training", offered_by=f"the store {store.path}")
+        self.notes += [f"{store.path}: {note}" for note in adapter.notes]
+        return replace(
+            spec,
+            cameras=adapter.resize,
+            state_index=adapter.state_index,
+            action_index=adapter.action_index,
+        )
+
+    def _sizes(self, contract: Contract | None) -> tuple[int, int]:
+        if contract is not None:
+            return contract.state_size, contract.action_size
+        sizes = {
+            "state": {part.state_size for part in self._parts} - {0},
+            "action": {part.action_size for part in self._parts} - {0},
+        }
+        for key, found in sizes.items():
+            if len(found) > 1:
+                raise ConfigError(f"the stores differ in the size of the {key}: {sorted(found)}; give a contract")
+        return max(sizes["state"], default=0), max(sizes["action"], default=0)
+
+
+def _merge(made: list[tuple[np.ndarray, WindowBatch]], size: int, state_size: int, action_size: int) -> WindowBatch:
+    """One batch out of several; windows of a store without state or action get zeros of the others' size."""
+
+    def join(arrays: list[np.ndarray], last: int | None = None) -> np.ndarray:
+        shape = arrays[0].shape[1:] if last is None else (*arrays[0].shape[1:-1], last)
+        out = np.zeros((size, *shape), arrays[0].dtype)
+        for (rows, _), array in zip(made, arrays, strict=True):
+            if array.shape[-1] == out.shape[-1]:
+                out[rows] = array
+        return out
+
+    batches = [batch for _, batch in made]
+    instruction = [""] * size
+    for rows, batch in made:
+        for row, text in zip(rows, batch.instruction, strict=True):
+            instruction[row] = text
+    return WindowBatch(
+        images={camera: join([b.images[camera] for b in batches]) for camera in batches[0].images},
+        future={camera: join([b.future[camera] for b in batches]) for camera in batches[0].future},
+        future_mask=join([b.future_mask for b in batches]),
+        history_mask=join([b.history_mask for b in batches]),
+        state=join([b.state for b in batches], state_size),
+        state_mask=join([b.state_mask for b in batches]),
+        action=join([b.action for b in batches], action_size),
+        action_mask=join([b.action_mask for b in batches]),
+        instruction=instruction,
+        index=join([b.index for b in batches]),
+    )

@@ -1,0 +1,28 @@
+"""What draws and steps on this machine, for results and reports."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import mujoco
+
+from foreact.sim.rendering import CameraRenderer
+
+_ONE_CAMERA = """<mujoco><worldbody><camera name="eye"/></worldbody></mujoco>"""
+
+
+@cache
+def gl_renderer() -> str:
+    """What draws, as the driver calls itself, such as "llvmpipe (LLVM 15.0.6, 256 bits)".
+
+    Raises:
+        NoGlBackend: If nothing can draw here.
+    """
+    with CameraRenderer(mujoco.MjModel.from_xml_string(_ONE_CAMERA), {"eye": (16, 16)}) as renderer:
+        return renderer.gl_renderer_name()
+
+
+def busy_cores() -> float:
+    """Load average of the last minute as a share of all cores; above about 0.5 timings are not to be trusted."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)

@@ -1,0 +1,130 @@
+"""`foreact data`: look at, check and pack trajectory stores."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Look at, check and pack trajectory stores.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+StorePath = Annotated[Path, typer.Argument(help="Folder of the store.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+@app.command()
+def info(store: StorePath, as_json: AsJson = False) -> None:
+    """Print what a store holds: episodes, frames, hours, tasks, bytes, contract, codec."""
+    from foreact.datasets.store import Store
+    from foreact.datasets.summary import summarize
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the damaged are listed below
+        found = summarize(Store.open(store))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print_summary(found)
+
+
+@app.command()
+def verify(
+    store: StorePath,
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every frame.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every byte with its checksums. Exit status 1 and the names of the files if something is wrong."""
+    from foreact.datasets.verify import verify_store
+
+    with _progress("verify") as progress:
+        report = verify_store(store, decode, progress)
+    if as_json:
+        print(json.dumps({"ok": not report.problems, **asdict(report)}, indent=2))
+    else:
+        for note in report.notes:
+            print(f"note: {note}")
+        for problem in report.problems:
+            print(f"DAMAGED: {problem}")
+        verdict = f"{len(report.problems)} problems" if report.problems else "all intact"
+        print(f"{store}: {report.episodes} episodes, {report.bytes / 1e6:.1f} MB, {verdict}")
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    store: StorePath,
+    mb: Annotated[float, typer.Option(help="Size at which a pack is closed [MB].", min=0.001)] = 256.0,
+    as_json: AsJson = False,
+) -> None:
+    """Move finished episodes into a few large files, which copy and open faster. Can be killed and repeated."""
+    from foreact.datasets.packing import pack_store
+
+    with _progress("pack") as progress:
+        report = pack_store(store, int(mb * 1e6), progress)
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+        return
+    print(f"{store}: {report.episodes} episodes, {report.bytes / 1e6:.1f} MB, into {report.packs} packs")
+    if report.cleaned:
+        print(f"removed {report.cleaned} leftovers of a run that was killed")
+    for name in report.skipped:
+        print(f"{name}: keeps its folder; one of its files is too large for a pack")
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_summary(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def counts(values: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in values.items()) or "none"
+
+    def fields(values: dict[str, int]) -> str:
+        return ", ".join(f"{name} {size}" for name, size in values.items()) or "none"
+
+    contract = found["contract"]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for row in (
+        ("store", found["path"]),
+        ("episodes", f"{found['episodes']:,} ({counts(found['kinds'])})"),
+        ("frames", f"{found['frames']:,} ({found['hours']:.2f} h at {contract['rate_hz']:g} Hz)"),
+        ("segments", f"{found['segments']:,}"),
+        ("size", f"{found['bytes'] / 1e6:,.1f} MB ({found['bytes_per_frame'] / 1e3:.2f} kB per frame)"),
+        ("packs", f"{found['packs']} with {found['episodes_in_packs']:,} of the episodes"),
+        ("codec", counts(found["codecs"])),
+        ("splits", counts(found["splits"])),
+        ("robot", f"{contract['embodiment']}, contract {contract['hash']}"),
+        ("cameras", ", ".join(f"{name} {w}x{h}" for name, (h, w) in contract["cameras"].items())),
+        ("state", fields(contract["state"])),
+        ("action", fields(contract["action"])),
+        ("hash", found["hash"]),
+    ):
+        table.add_row(*row)
+    for number, (task, count) in enumerate(found["tasks"].items()):
+        table.add_row("" if number else "tasks", f"{task} {count}")
+    for number, reason in enumerate(found["damaged"].values()):
+        table.add_row("" if number else "DAMAGED", reason)
+    Console(soft_wrap=True, highlight=False, markup=False).print(table)

@@ -1,0 +1,55 @@
+"""Results as a table in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foreact.vla.results import ALL_CAMERAS, Results, Success
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:.0f} - {100 * interval[1]:.0f} %"
+
+
+def print_summary(results: Results, folder: Path, console: Console) -> None:
+    """Task, success, interval and count, then what else was measured and where the files lie."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{escape(results.actor)}, scene {results.benchmark.get('scene', '?')}")
+    for heading, justify in (("task", "left"), ("success", "right"), ("95 % interval", "right"), ("n", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+
+    def add(name: str, row: Success) -> None:
+        table.add_row(escape(name), _percent(row.success_rate), _interval(row.ci95), str(row.n))
+
+    for name, row in results.tasks.items():
+        add(name, row)
+    table.add_section()
+    add("all tasks", results.overall)
+    console.print(table)
+    heard = results.listening
+    console.print(
+        f"another task than the asked one happened in {_percent(heard.other_task_rate)} of rollouts "
+        f"({_interval(heard.ci95)}), {heard.n_tasks_per_start} instructions per start, {heard.n_starts} starts"
+    )
+    if results.foresight is not None:
+        score = results.foresight.cameras[ALL_CAMERAS]
+        console.print(
+            f"predicted frames, {results.foresight.steps_ahead} steps ahead: squared error {score.error_ratio:.2f} "
+            f"({score.ci95[0]:.2f} - {score.ci95[1]:.2f}) of that of copying, on the pixels that changed; "
+            f"{score.n_frames} frames of {results.foresight.n_rollouts} rollouts"
+        )
+    minutes, seconds = divmod(round(results.wall_s), 60)
+    console.print(f"took {minutes} min {seconds} s; rendered by {escape(results.gl_renderer)}")
+    for label, path in (("report", "report.html"), ("numbers", "results.json"), ("videos", "videos")):
+        if (folder / path).exists():
+            console.print(f"{label:8} {folder / path}", soft_wrap=True, markup=False)

@@ -1,0 +1,168 @@
+"""The `foreact` command: finds the command that is meant, and turns errors into sentences.
+
+Nothing heavy is imported here, so that `foreact --help` answers at once: each command is loaded when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from foreact import __version__
+from foreact.vla.errors import ForeActError
+
+_HYDRA = {"collect": "foreact.commands.collect", "train": "foreact.commands.train", "evaluate": "foreact.commands.evaluate"}
+_APPS = {"data": "foreact.commands.data", "sim": "foreact.commands.sim", "bench": "foreact.commands.bench"}
+_EXTRAS = {
+    "torch": "train",
+    "transformers": "train",
+    "einops": "train",
+    "safetensors": "train",
+    "accelerate": "train",
+    "mujoco": "sim",
+    "gymnasium": "sim",
+    "OpenGL": "sim",
+}
+"""Package -> the extra of foreact that brings it."""
+
+app = typer.Typer(
+    name="foreact",
+    help="Foresee, then act: collect, train and judge policies that predict the frames they act towards.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_PASS_ON: dict[str, Any] = {
+    "add_help_option": False,
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"foreact {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _hydra(name: str, argv: list[str]) -> None:
+    """Hand over to a command whose settings are `key=value`, from `configs/<name>.yaml`."""
+    if {"--help", "-h"} & set(argv):
+        from importlib.resources import files
+
+        text = files("foreact.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        print(f"Usage: foreact {name} [key=value ...] [--json]\n" if name == "evaluate" else f"Usage: foreact {name} [key=value ...]\n")
+        print(f"The settings and their defaults; nested keys are joined by dots. Source: configs/{name}.yaml\n\n{text}")
+        return
+    import_module(_HYDRA[name]).main(argv)
+
+
+@app.command(**_PASS_ON)
+def collect(context: typer.Context) -> None:
+    """Let scripted experts fill a trajectory store. Settings are key=value."""
+    _hydra("collect", context.args)
+
+
+@app.command(**_PASS_ON)
+def train(context: typer.Context) -> None:
+    """Train a policy on a trajectory store. Settings are key=value."""
+    _hydra("train", context.args)
+
+
+@app.command(**_PASS_ON)
+def evaluate(context: typer.Context) -> None:
+    """Judge a checkpoint or any actor on the desk benchmark. Settings are key=value."""
+    _hydra("evaluate", context.args)
+
+
+@app.command()
+def demo(
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder; the one that comes with ForeAct by default.")] = "",
+    out: Annotated[str, typer.Option(help="Results folder.")] = "outputs/demo",
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
+    starts_per_task: Annotated[int, typer.Option(help="Different starts in which each task is tried.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")] = False,
+) -> None:
+    """Watch the shipped policy at work: eight tasks, a table, videos and a report."""
+    run = import_module("foreact.commands.demo").run
+    run(checkpoint=checkpoint, out=out, workers=workers, starts_per_task=starts_per_task, as_json=as_json)
+
+
+def _mount(name: str, help_text: str) -> None:
+    """A group of commands whose module is imported only when it is called."""
+
+    def group(context: typer.Context) -> None:
+        import_module(_APPS[name]).app(args=context.args or ["--help"], prog_name=f"foreact {name}")
+
+    app.command(name, help=help_text, **_PASS_ON)(group)
+
+
+_mount("data", "Look at, check and convert trajectory stores.")
+_mount("sim", "What the simulator is and how it draws here.")
+_mount("bench", "Measure speed.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Ends the process with a status that means something: 0 done, 2 wrong use, 1 anything else.
+
+    With FOREACT_DEBUG=1 in the environment, errors show their traceback.
+    """
+    sys.exit(run(app, argv))
+
+
+def run(command: Callable[..., Any], argv: list[str] | None) -> int:
+    """Call a typer app and return its exit status; errors are printed as one block on standard error."""
+    try:
+        command(args=argv, prog_name="foreact")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:  # `foreact ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("FOREACT_DEBUG", "0") not in ("", "0"):
+            raise
+        found = explain(error)
+        if found is None:
+            raise
+        return _say(*found)
+    return 0
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """Message and exit status of an error that a person can act on; None for what is a bug."""
+    if isinstance(error, ForeActError):
+        return str(error), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
+        return f"this needs {error.name}, which is not installed: pip install 'foreact[{extra}]'", 1
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError) and error.filename:
+        return f"{error.filename}: {error.strerror}", 1
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+        lines = [line for line in str(error).splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+        return "settings: " + "\n  ".join(lines), 2
+    return None
+
+
+def _say(message: str, status: int) -> int:
+    label = "\x1b[1;31merror:\x1b[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else "error:"
+    print(f"{label} {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

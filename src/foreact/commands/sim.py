@@ -1,0 +1,62 @@
+"""`foreact sim`: what the simulator is and how it draws on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="What the simulator is and how it draws here.", no_args_is_help=True, rich_markup_mode=None,
+                  pretty_exceptions_enable=False)  # fmt: skip
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+def describe() -> dict[str, Any]:
+    """Drawing backend, driver, scenes, tasks and the contract of the environment.
+
+    Raises:
+        NoGlBackend: If nothing can draw here.
+    """
+    import mujoco
+
+    from foreact.sim.embodiment import ACTION_MODES, desk_contract
+    from foreact.sim.gl_backend import pick_gl_backend
+    from foreact.sim.language import validation_instruction
+    from foreact.sim.scenes import SCENES
+    from foreact.sim.system import gl_renderer
+    from foreact.sim.tasks import TASKS
+
+    backend = pick_gl_backend()
+    return {
+        "gl_backend": backend,
+        "gl_renderer": gl_renderer(),
+        "mujoco": mujoco.__version__,
+        "cores": os.cpu_count(),
+        "scenes": sorted(SCENES),
+        "tasks": {name: validation_instruction(name) for name in TASKS},
+        "action_modes": list(ACTION_MODES),
+        "contract": desk_contract().model_dump(mode="json"),
+    }
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Print how pictures are drawn here, the scenes and the tasks."""
+    found = describe()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    contract = found["contract"]
+    print(f"MuJoCo {found['mujoco']}, drawing with {found['gl_backend']}: {found['gl_renderer']}; {found['cores']} cores")
+    print(f"scenes: {', '.join(found['scenes'])}; robot: {contract['embodiment']}, {contract['rate_hz']:g} Hz")
+    print("cameras: " + ", ".join(f"{c['name']} {c['height']}x{c['width']}" for c in contract["cameras"]))
+    print(f"action modes: {', '.join(found['action_modes'])}")
+    print("tasks, each with the sentence it is judged by:")
+    for name, sentence in found["tasks"].items():
+        print(f"  {name:20} {sentence}")

@@ -1,0 +1,134 @@
+"""The gymnasium environment: protocol, determinism, reset from vectors, action modes, errors."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from foreact.sim.embodiment import ACTION_MODES
+from foreact.sim.env import DeskEnv
+from foreact.sim.starts import NEUTRAL_ROBOT_OBS
+from foreact.vla.errors import ConfigError, ForeActError
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = DeskEnv("D", render=False)
+    yield env
+    env.close()
+
+
+def test_it_is_registered_and_passes_gymnasiums_own_checks():
+    made = gym.make("foreact/Desk-v0", scene="D", render=False, max_episode_steps=5)
+    check_env(made.unwrapped, skip_render_check=True)
+    made.close()
+
+
+def test_same_seed_and_actions_give_the_same_bits():
+    actions = np.random.default_rng(0).uniform(-1, 1, (15, 7))
+
+    def run() -> np.ndarray:
+        env = DeskEnv("B", render=False)
+        env.reset(seed=5)
+        rows = [env.step(action)[0] for action in actions]
+        return np.array([np.concatenate([row["robot_obs"], row["scene_obs"]]) for row in rows])
+
+    assert np.array_equal(run(), run())
+
+
+def test_two_environments_in_one_process_do_not_disturb_each_other(env: DeskEnv):
+    action = np.array([0.5, 0, 0, 0, 0, 0, 1.0])
+    env.reset(seed=3)
+    alone = [env.step(action)[0]["robot_obs"] for _ in range(5)]
+    other = DeskEnv("A", render=False)
+    other.reset(seed=9)
+    env.reset(seed=3)
+    together = []
+    for _ in range(5):
+        together.append(env.step(action)[0]["robot_obs"])
+        other.step(-action)
+    assert np.array_equal(alone, together)
+
+
+@pytest.mark.parametrize("scene", "ABCD")
+def test_a_state_that_was_read_can_be_written_back(scene: str):
+    env = DeskEnv(scene, render=False)
+    obs, _ = env.reset(seed=11)
+    again, _ = env.reset(options={"robot_obs": obs["robot_obs"], "scene_obs": obs["scene_obs"]})
+    assert again["scene_obs"] == pytest.approx(obs["scene_obs"], abs=1e-9)
+    assert again["robot_obs"] == pytest.approx(obs["robot_obs"], abs=1e-9)
+
+
+def test_the_neutral_pose_is_calvins(env: DeskEnv):
+    scene_obs = env.reset(seed=0)[0]["scene_obs"]
+    obs, _ = env.reset(options={"robot_obs": NEUTRAL_ROBOT_OBS, "scene_obs": scene_obs})
+    assert obs["robot_obs"][:3] == pytest.approx(NEUTRAL_ROBOT_OBS[:3], abs=2e-4)
+
+
+def test_every_action_mode_reaches_the_same_pose():
+    goal = NEUTRAL_ROBOT_OBS[:3] + np.array([0.04, 0.02, -0.02])
+    end = {}
+    for mode in ACTION_MODES:
+        env = DeskEnv("D", render=False, action_mode=mode)
+        env.reset(seed=0, options={"robot_obs": NEUTRAL_ROBOT_OBS})
+        euler = env.robot_obs[3:6]
+        for step in range(25):
+            if mode == "relative_cartesian":
+                move = np.array([1, 1, -1]) * (step == 0) + np.array([1, 0, 0]) * (step == 1)
+                action = np.concatenate([move, np.zeros(3), [1]])
+            elif mode == "absolute_cartesian":
+                action = np.concatenate([goal, euler, [1]])
+            elif mode == "absolute_joint":
+                action = np.concatenate([end["absolute_cartesian"][7:14], [1]])
+            else:
+                action = np.concatenate([np.clip(end["absolute_cartesian"][7:14] - env.robot_obs[7:14], -0.1, 0.1), [1]])
+            env.step(action)
+        end[mode] = env.robot_obs
+    for mode, robot_obs in end.items():
+        assert robot_obs[:3] == pytest.approx(goal, abs=2e-3), mode
+
+
+def test_actions_are_clipped_and_left_as_they_were(env: DeskEnv):
+    action = np.array([5.0, 0, 0, 0, 0, 0, 1.0])
+    env.reset(seed=1)
+    far = env.step(action)[0]["robot_obs"]
+    assert action[0] == 5.0
+    env.reset(seed=1)
+    assert np.array_equal(far, env.step(np.clip(action, -1, 1))[0]["robot_obs"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (lambda e: e.step(np.zeros(6)), "(7,) finite numbers"),
+        (lambda e: e.step(np.full(7, np.nan)), "finite"),
+        (lambda e: e.reset(options={"tusk": "open_drawer"}), "unknown reset options"),
+        (lambda e: e.reset(options={"task": "open_drawr"}), "open_drawer"),
+        (lambda e: e.reset(options={"scene_obs": np.zeros(23)}), "(24,)"),
+    ],
+)
+def test_bad_input_is_explained(env: DeskEnv, bad, words: str):
+    env.reset(seed=0)
+    with pytest.raises(ForeActError) as caught:
+        bad(env)
+    assert words in str(caught.value)
+
+
+def test_unknown_names_at_construction_are_explained():
+    with pytest.raises(ForeActError, match="no scene 'E'"):
+        DeskEnv("E")
+    with pytest.raises(ConfigError, match="did you mean 'rgb_static'"):
+        DeskEnv("D", sizes={"rgb_statics": (8, 8)})
+    with pytest.raises(ConfigError, match="did you mean 'relative_cartesian'"):
+        DeskEnv("D", action_mode="relative_cartesien")
+
+
+def test_frames_have_the_contracts_sizes():
+    env = DeskEnv("D", sizes={"rgb_static": (120, 160), "rgb_gripper": (32, 32)})
+    obs, _ = env.reset(seed=0)
+    assert obs["rgb_static"].shape == (120, 160, 3)
+    assert obs["rgb_gripper"].shape == (32, 32, 3)
+    assert obs["rgb_static"].std() > 10
+    env.close()

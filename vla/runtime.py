@@ -1,0 +1,169 @@
+"""Streaming inference: a trained policy as an `Actor`, for many robots or environments at once.
+
+Each frame is encoded at most once and its tokens are kept; a frame that no plan looks at is never encoded; a sentence is
+encoded once. The numbers are those of `TrainablePolicy.plan`, the full forward pass.
+
+Shape legend: N slots of one call, T history frames, F tokens of a frame, D width, S state size.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreact.vla.errors import ConfigError, ForeActError
+from foreact.vla.policy import Observation, Plan
+from foreact.vla.trainable import TrainablePolicy
+
+_SENTENCES_KEPT = 1024
+
+
+class BadObservation(ForeActError):
+    """An observation is not what the policy's contract describes."""
+
+
+@dataclass
+class _Frame:
+    """One control step of one slot."""
+
+    images: dict[str, np.ndarray]
+    state_S: np.ndarray
+    tokens_FD: Tensor | None = None
+
+
+@dataclass
+class _Slot:
+    """What is remembered of one robot or environment."""
+
+    instruction: str
+    frames: deque[_Frame] = field(default_factory=deque)
+
+
+class StreamingActor:
+    """A policy that acts; implements `foreact.vla.policy.Actor`.
+
+    Args:
+        policy: From `foreact.vla.checkpoint.load_policy`.
+        execute_steps: Actions of a plan executed before the next; by default what the policy's config says.
+        device: "cpu", "cuda", "cuda:1", ...
+
+    Raises:
+        ConfigError: If the device is not there, or `execute_steps` is not between 1 and the policy's chunk.
+    """
+
+    def __init__(self, policy: TrainablePolicy, execute_steps: int | None = None, device: str = "cpu"):
+        steps = policy.config.execute_steps if execute_steps is None else execute_steps
+        if not 1 <= steps <= policy.config.chunk:
+            raise ConfigError(f"execute_steps must be 1 to {policy.config.chunk} (the policy's chunk), found {steps}")
+        if not policy.contract.action:
+            raise ConfigError("this policy was trained on video alone and has no actions; fine-tune it first")
+        self.device = find_device(device)
+        self.policy = policy.to(self.device).eval()
+        self.contract = policy.contract
+        self.execute_steps = steps
+        self._span = (policy.config.history - 1) * policy.config.history_stride + 1
+        self._slots: dict[int, _Slot] = {}
+        self._sentences: OrderedDict[str, Tensor] = OrderedDict()
+
+    def reset(self, slots) -> None:
+        """Forget the history of these slots."""
+        for slot in slots:
+            self._slots.pop(int(slot), None)
+
+    def observe(self, observation: Observation) -> None:
+        """Remember a control step; nothing is computed."""
+        self._check(observation)
+        for row, slot in enumerate(observation.slots):
+            instruction = observation.instruction[row]
+            memory = self._slots.get(int(slot))
+            # Training windows never look across a change of instruction; nor does the actor.
+            if memory is None or memory.instruction != instruction:
+                memory = self._slots[int(slot)] = _Slot(instruction)
+            images = {c.name: np.array(observation.images[c.name][row]) for c in self.contract.cameras}
+            memory.frames.append(_Frame(images, np.array(observation.state[row], np.float32)))
+            while len(memory.frames) > self._span:
+                memory.frames.popleft()
+
+    @torch.no_grad()
+    def plan(self, observation: Observation, *, foresight: bool = False) -> Plan:
+        """Remember a control step and plan from it.
+
+        Raises:
+            BadObservation: If images or state are not as the contract says.
+        """
+        self.observe(observation)
+        stride = self.policy.config.history_stride
+        history = [list(self._slots[int(slot)].frames)[::-1][::stride][::-1] for slot in observation.slots]
+        self._encode([frame for frames in history for frame in frames])
+        shape = _tokens(history[0][-1]).shape
+        frames_NTFD = torch.zeros(len(history), self.policy.config.history, *shape, device=self.device)
+        mask_NT = torch.zeros(frames_NTFD.shape[:2], dtype=torch.bool, device=self.device)
+        for row, frames in enumerate(history):
+            frames_NTFD[row, : len(frames)] = torch.stack([_tokens(frame) for frame in frames])
+            mask_NT[row, : len(frames)] = True
+        current = self._upload([frames[-1] for frames in history]) if foresight else None
+        return self.policy.plan_from(frames_NTFD, self._language(observation.instruction), mask_NT, current)
+
+    def _encode(self, frames: list[_Frame]) -> None:
+        new = [frame for frame in frames if frame.tokens_FD is None]
+        if not new:
+            return
+        state_NS = torch.from_numpy(np.stack([frame.state_S for frame in new])).to(self.device)
+        known_N = torch.ones(len(new), dtype=torch.bool, device=self.device)
+        tokens = self.policy.encode_frames(self._upload(new), state_NS, known_N)
+        for frame, tokens_FD in zip(new, tokens, strict=True):
+            frame.tokens_FD = tokens_FD
+
+    def _upload(self, frames: list[_Frame]) -> dict[str, Tensor]:
+        return {
+            camera.name: torch.from_numpy(np.stack([frame.images[camera.name] for frame in frames])).to(self.device)
+            for camera in self.contract.cameras
+        }
+
+    def _language(self, sentences) -> Tensor:
+        new = sorted({sentence for sentence in sentences if sentence not in self._sentences})
+        for sentence in new:
+            # One at a time: a sentence's vector must not depend on what else is asked for (padding).
+            self._sentences[sentence] = self.policy.encode_text([sentence])[0]
+        language = torch.stack([self._sentences[sentence] for sentence in sentences])
+        while len(self._sentences) > _SENTENCES_KEPT:
+            self._sentences.popitem(last=False)
+        return language
+
+    def _check(self, observation: Observation) -> None:
+        n = len(observation.slots)
+        if len(set(map(int, observation.slots))) != n or len(observation.instruction) != n:
+            raise BadObservation(f"{n} slots must be different and come with {n} instructions")
+        for camera in self.contract.cameras:
+            found = observation.images.get(camera.name)
+            expected = (n, camera.height, camera.width, 3)
+            if found is None or found.shape != expected or found.dtype != np.uint8:
+                what = "nothing" if found is None else f"{found.dtype} {found.shape}"
+                raise BadObservation(f"camera {camera.name!r}: expected uint8 {expected}, found {what}")
+        expected = (n, self.contract.state_size)
+        if np.shape(observation.state) != expected or not np.isfinite(observation.state).all():
+            raise BadObservation(f"state: expected {expected} finite numbers, found shape {np.shape(observation.state)}")
+
+
+def _tokens(frame: _Frame) -> Tensor:
+    assert frame.tokens_FD is not None
+    return frame.tokens_FD
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device called `name`.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is not one; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
+    return device
