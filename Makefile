@@ -19,14 +19,14 @@ demo: setup ## watch a trained policy foresee and act: scores, a film and a repo
 	$(BIN)/foreact demo
 
 test: setup ## run the fast tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --durations=15
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=15
 
 check: setup ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 nightly: setup ## run everything that takes long: all tests, then the benchmarks
-	$(TEST_ENV) $(BIN)/python -m pytest --slow -n $(WORKERS) --durations=30 -o timeout=7200 -o faulthandler_timeout=0
+	$(TEST_ENV) $(BIN)/python -m pytest --slow -n $(WORKERS) --dist loadfile --durations=30 -o timeout=7200 -o faulthandler_timeout=0
 	$(BIN)/foreact bench sim
 
 constraints: ## write the versions installed in .venv to constraints.txt

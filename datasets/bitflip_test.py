@@ -40,7 +40,7 @@ def bitflip_test(
 ) -> FlipReport:
     """Make a store with packed and unpacked episodes in `folder`, and flip `flips` bits in it, one at a time.
 
-    Files are drawn with equal chances, so that small ones (metadata, manifests) get their share.
+    All kinds of files have equal chances, so that small ones (metadata, manifests) get their share.
     """
     store, chance = folder / "store", random.Random(seed)
     recorder = Recorder(store, SELFTEST_CONTRACT)
@@ -50,15 +50,18 @@ def bitflip_test(
     for number in range(_EPISODES):
         recorder.write(make_episode(f"loose-{number}"))
     Store.open(store)  # writes the index
-    files = sorted(p for p in store.rglob("*") if p.is_file() and p.stat().st_size)
+    kinds: dict[str, list[Path]] = {}
+    for file in sorted(p for p in store.rglob("*") if p.is_file() and p.stat().st_size):
+        kinds.setdefault(_kind(file.relative_to(store)), []).append(file)
     report = FlipReport()
     for flip in range(flips):
-        file = chance.choice(files)
+        kind = chance.choice(sorted(kinds))
+        file = chance.choice(kinds[kind])
         bit = chance.randrange(file.stat().st_size * 8)
         _flip(file, bit)
         problems = verify_store(store).problems
         report.flips += 1
-        report.kinds[_kind(file.relative_to(store))] += 1
+        report.kinds[kind] += 1
         if any(str(file) in problem for problem in problems):
             report.found += 1
         else:
@@ -80,7 +83,7 @@ def _flip(file: Path, bit: int) -> None:
 
 def _kind(path: Path) -> str:
     if path.parts[0] == "packs":
-        return "pack" if path.suffix == ".zip" else "pack manifest"
+        return "pack manifest" if path.name == "manifest.json" else "pack"
     if path.parts[0] != "episodes":
         return path.name
     return "array chunk" if "c" in path.parts else "episode manifest" if path.name == "manifest.json" else "zarr.json"

@@ -136,12 +136,28 @@ class ZstdCodec(StillCodec):
     def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
         from numcodecs import Zstd
 
+        size = height * width * 3
+        if (found := _zstd_content_size(bytes(blob[:18]))) != size:
+            raise BadFrame(f"not a Zstandard frame of {size} bytes; its header says {found}")
         out = np.empty((height, width, 3), np.uint8)
-        try:  # `dest` bounds what a hostile header can make us allocate
+        try:
             Zstd().decode(bytes(blob), out)
         except (RuntimeError, ValueError) as error:
-            raise BadFrame(f"not a Zstandard frame of {out.nbytes} bytes: {error}") from error
+            raise BadFrame(f"not a Zstandard frame: {error}") from error
         return out
+
+
+def _zstd_content_size(header: bytes) -> int | None:
+    """The size that a Zstandard frame declares to unpack to, or None. Source: RFC 8878, section 3.1.1.1."""
+    if len(header) < 5 or header[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    descriptor = header[4]
+    single_segment = descriptor >> 5 & 1
+    size_bytes = (single_segment, 2, 4, 8)[descriptor >> 6]
+    at = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    if not size_bytes or len(header) < at + size_bytes:
+        return None
+    return int.from_bytes(header[at : at + size_bytes], "little") + (256 if size_bytes == 2 else 0)
 
 
 @dataclass(frozen=True)
@@ -151,6 +167,13 @@ class JpegCodec(StillCodec):
     name: ClassVar[str] = "jpeg"
     quality: int = 95
     subsampling: str = "444"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100 or self.subsampling not in ("444", "422", "420"):
+            raise ConfigError(
+                f"JPEG: expected quality 1 to 100 and subsampling 444, 422 or 420, found {self.quality} and "
+                f"{self.subsampling!r}"
+            )
 
     def encode_frame(self, frame: np.ndarray) -> bytes:
         import simplejpeg
@@ -192,7 +215,7 @@ class PillowCodec(StillCodec):
                         f"expected {height}x{width}"
                     )
                 return np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise BadFrame(f"not a {self._format} picture: {error}") from error
 
 

@@ -9,6 +9,7 @@ that was recorded, and no checksum is wrong. What this shows is process death, n
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import foreact
 from foreact.datasets.index import load_index
 from foreact.datasets.layout import StoreError
 from foreact.datasets.selftest_episodes import SELFTEST_CONTRACT, make_episode, same_episode
@@ -60,14 +62,16 @@ def crash_test(
         known |= found
         if progress is not None:
             progress(kill + 1, kills)
-    report.packs = len(list((store / "packs").glob("*.json")))
+    report.packs = len(list((store / "packs").glob("*")))
     return report
 
 
 def _run_and_kill(store: Path, prefix: str, after_s: float) -> list[str]:
     """Start a recording process, kill it `after_s` after its first sign of life; the names it acknowledged."""
     command = [sys.executable, "-m", "foreact.datasets.crash_test", "--record", str(store), "--prefix", prefix]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    import_path = [str(Path(foreact.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, import_path))}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         if process.stdout.readline() != "recording\n":
             raise StoreError(f"the recording process ended with status {process.wait()} before it was killed")

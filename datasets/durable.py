@@ -8,14 +8,20 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+_FSYNC_THREADS = 8
 _STALE_AFTER_S = 24 * 3600.0
 
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
@@ -39,19 +45,17 @@ def replace_durably(path: Path, data: bytes, staging: Path) -> None:
 
 
 def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files (relative path -> bytes) into a new folder, durably, in the order of the mapping."""
+    """Write files (relative path -> bytes) into a new folder, durably."""
     folder.mkdir()
     folders = {folder}
     for name, data in files.items():
         path = folder / name
-        parent = path.parent
-        while parent not in folders:
-            folders.add(parent)
-            parent = parent.parent
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, data)
-    for each in sorted(folders, key=lambda f: len(f.parts), reverse=True):
-        fsync_folder(each)
+        path.write_bytes(data)
+        folders.update(parent for parent in path.parents if folder in parent.parents)
+    # Together: the journal of the file system then commits once for many of them.
+    with ThreadPoolExecutor(max_workers=_FSYNC_THREADS) as pool:
+        list(pool.map(_fsync, [*(folder / name for name in files), *folders]))
 
 
 def stage_name(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foreact.datasets.durable import replace_durably
-from foreact.datasets.layout import EPISODES, INDEX_FILE, PACKS, NewerFormat, StoreError, staging_folder
+from foreact.datasets.layout import EPISODES, INDEX_FILE, MANIFEST, PACKS, NewerFormat, StoreError, staging_folder
 from foreact.datasets.packs import pack_infos, pack_names
 from foreact.datasets.reader import EpisodeReader, folder_getter
 from foreact.datasets.sealed import BrokenSeal, seal, unseal
@@ -33,7 +33,7 @@ def load_index(store: Path, *, use_cache: bool = True) -> Index:
     Raises:
         NewerFormat: If a later ForeAct wrote an episode or a pack.
     """
-    packs = {pack: _stamp(store / PACKS / f"{pack}.json") for pack in pack_names(store)}
+    packs = {pack: _stamp(store / PACKS / pack / MANIFEST) for pack in pack_names(store)}
     folders = {entry.name: _stamp(Path(entry.path)) for entry in _episode_folders(store)}
     cached = _read_cache(store) if use_cache else None
     if cached is not None and cached["packs"] == packs and cached["folders"] == folders:

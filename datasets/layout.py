@@ -4,7 +4,7 @@
 store/
   foreact-store.json        sealed: format version and contract
   episodes/<name>/          one immutable Zarr v3 group per episode, see `foreact.datasets.arrays`
-  packs/<pack>.zip|.json    many episodes in one uncompressed ZIP, and its sealed manifest
+  packs/<pack>/             many episodes in one uncompressed ZIP, and its sealed manifest
   index.json                sealed cache of the episode table; may be deleted at any time
   .staging/                 what is being written; swept when its writer is gone
 ```

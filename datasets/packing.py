@@ -1,9 +1,8 @@
 """Moves finished episodes into packs; a kill at any instant loses nothing and doubles nothing.
 
-Order of events: the ZIP is written aside, made durable and read back against the episodes' own manifests; it is renamed
-into place; its manifest is renamed into place (from here on the episodes count as packed, and the folders of the same
-names are ignored); the folders are removed. A later run removes what a kill left: a ZIP without a manifest, folders
-that are in a pack.
+Order of events: ZIP and manifest are written aside, made durable, and read back against the episodes' own manifests;
+the folder of the two is renamed into place (from here on the episodes count as packed, and episode folders of the same
+names are ignored); the episode folders are removed. A later run removes those that a kill left.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from foreact.datasets.layout import (
     StoreError,
     staging_folder,
 )
-from foreact.datasets.packs import PACK_FORMAT, PACK_VERSION, PackFile, pack_names
+from foreact.datasets.packs import PACK_FILE, PACK_FORMAT, PACK_VERSION, PackFile
 from foreact.datasets.reader import EpisodeReader, folder_getter
 from foreact.datasets.recorder import new_name
 from foreact.datasets.root import read_root
@@ -104,31 +103,27 @@ def _write_pack(store: Path, names: list[str]) -> None:
     (store / PACKS).mkdir(exist_ok=True)
     fsync_folder(store)
     pack = new_name()
-    staged = staging_folder(store) / stage_name(f"{pack}.zip")
-    final = store / PACKS / f"{pack}.zip"
+    staged = staging_folder(store) / stage_name(pack)
     try:
-        entries = _write_zip(store, names, staged)
-        os.rename(staged, final)
-        fsync_folder(store / PACKS)
-        _check_pack(store, pack, entries)
-    except BaseException:
+        staged.mkdir()
+        entries = _write_zip(store, names, staged / PACK_FILE)
+        with open(staged / PACK_FILE, "rb") as file:
+            zip_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        manifest = {
+            "format": PACK_FORMAT,
+            "version": PACK_VERSION,
+            "size": (staged / PACK_FILE).stat().st_size,
+            "zip_sha256": zip_sha256,
+            "count": len(entries),
+            "frames": sum(entry["header"]["length"] for entry in entries),
+            "episodes": entries,
+        }
+        write_durably(staged / MANIFEST, seal(manifest))
+        fsync_folder(staged)
+        _check_pack(store, staged / PACK_FILE, entries)
+        os.rename(staged, store / PACKS / pack)  # from here on the episodes are packed
+    finally:
         remove(staged)
-        remove(final)
-        raise
-    with open(final, "rb") as file:
-        zip_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    manifest = {
-        "format": PACK_FORMAT,
-        "version": PACK_VERSION,
-        "size": final.stat().st_size,
-        "zip_sha256": zip_sha256,
-        "count": len(entries),
-        "frames": sum(entry["header"]["length"] for entry in entries),
-        "episodes": entries,
-    }
-    staged = staging_folder(store) / stage_name(f"{pack}.json")
-    write_durably(staged, seal(manifest))
-    os.rename(staged, store / PACKS / f"{pack}.json")  # from here on the episodes are packed
     fsync_folder(store / PACKS)
     for name in names:
         _remove_folder(store, name)
@@ -152,13 +147,13 @@ def _write_zip(store: Path, names: list[str], path: Path) -> list[dict[str, Any]
     return entries
 
 
-def _check_pack(store: Path, pack: str, entries: list[dict[str, Any]]) -> None:
+def _check_pack(store: Path, file: Path, entries: list[dict[str, Any]]) -> None:
     """Read every file of a new pack back and compare it with its episode's manifest.
 
     Raises:
         DamagedEpisode: Naming what differs: an original was damaged, or the disk is.
     """
-    packed = PackFile(store, pack)
+    packed = PackFile(file)
     for entry in entries:
         get = packed.getter(entry["name"], entry["offset"], entry["span"])
         reader = EpisodeReader(entry["name"], get, store / EPISODES / entry["name"])
@@ -170,18 +165,11 @@ def _check_pack(store: Path, pack: str, entries: list[dict[str, Any]]) -> None:
 
 
 def _clean(store: Path) -> int:
-    """Remove what a killed run left: packs without manifest, folders of episodes that are packed."""
-    cleaned = 0
-    finished = set(pack_names(store))
-    for orphan in (store / PACKS).glob("*.zip"):
-        if orphan.stem not in finished:
-            remove(orphan)
-            cleaned += 1
-    for info in load_index(store).table:
-        if info.pack is not None and (store / EPISODES / info.name).is_dir():
-            _remove_folder(store, info.name)
-            cleaned += 1
-    return cleaned
+    """Remove the folders of episodes that are packed, left by a killed run."""
+    packed = [i.name for i in load_index(store).table if i.pack is not None and (store / EPISODES / i.name).is_dir()]
+    for name in packed:
+        _remove_folder(store, name)
+    return len(packed)
 
 
 def _remove_folder(store: Path, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Packs: many episodes in one uncompressed ZIP file with a sealed manifest beside it.
+"""Packs: a folder with many episodes in one uncompressed ZIP file, and a sealed manifest.
 
 A ZIP, so that any tool can take an episode out again (`unzip`, or Zarr's ZipStore); its entries are
 `<episode>/<file>`, those of one episode in one run. The manifest names offset and length of each run: reading an
@@ -14,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from foreact.datasets.arrays import EpisodeHeader
-from foreact.datasets.layout import PACKS, DamagedEpisode, StoreError, check_version
+from foreact.datasets.layout import MANIFEST, PACKS, DamagedEpisode, StoreError, check_version
 from foreact.datasets.sealed import BrokenSeal, unseal
 from foreact.datasets.table import EpisodeInfo
 
 PACK_VERSION = 1
 PACK_FORMAT = "foreact-pack"
+PACK_FILE = "episodes.zip"
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _STORED = 0
 
 
 def pack_names(store: Path) -> list[str]:
-    """Names of the finished packs: those with a manifest."""
+    """Names of all packs."""
     folder = store / PACKS
-    return sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
+    return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
 def read_pack_manifest(store: Path, pack: str) -> dict[str, Any]:
@@ -38,12 +39,12 @@ def read_pack_manifest(store: Path, pack: str) -> dict[str, Any]:
         StoreError: If it is damaged.
         NewerFormat: If a later ForeAct wrote it.
     """
-    path = store / PACKS / f"{pack}.json"
+    path = store / PACKS / pack / MANIFEST
     try:
         manifest = unseal(path.read_bytes())
-    except (BrokenSeal, ValueError) as error:
+    except (BrokenSeal, ValueError, OSError) as error:
         raise StoreError(
-            f"{path} is damaged: {error}. The episodes may not be: `unzip {path.with_suffix('.zip')}` gives their "
+            f"{path} is damaged: {error}. The episodes may not be: `unzip {path.with_name(PACK_FILE)}` gives their "
             "folders back, to be moved under `episodes/`."
         ) from error
     check_version(manifest.get("version"), f"the pack {path}", PACK_VERSION)
@@ -70,15 +71,19 @@ def packed_names(store: Path) -> frozenset[str]:
 
 
 class PackFile:
-    """A pack, mapped into memory; safe to share between threads."""
+    """The ZIP file of a pack, mapped into memory; safe to share between threads.
 
-    def __init__(self, store: Path, pack: str):
-        self.path = store / PACKS / f"{pack}.zip"
+    Raises:
+        StoreError: If it is missing or empty.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
         try:
             with open(self.path, "rb") as file:
                 self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (FileNotFoundError, ValueError) as error:
-            raise StoreError(f"the pack {self.path} is missing or empty; run `foreact data verify`") from error
+            raise StoreError(f"{self.path} is missing or empty; restore the pack from a copy") from error
 
     def getter(self, episode: str, offset: int, span: int) -> Callable[[str], memoryview]:
         """`get` for `EpisodeReader`: path inside the episode -> bytes.

@@ -145,7 +145,7 @@ class Recorder:
         from foreact.datasets.packs import packed_names
 
         folder = self.path / PACKS
-        found = frozenset(p.name for p in folder.glob("*.json")) if folder.is_dir() else frozenset()
+        found = frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
         if found != self._packed[0]:
             self._packed = (found, packed_names(self.path))
         return self._packed[1]

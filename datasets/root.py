@@ -54,9 +54,9 @@ def create_or_check_root(path: Path, contract: Contract) -> None:
         ContractMismatch: With one line per difference.
         NewerFormat, StoreError: As `read_root`.
     """
+    path.mkdir(parents=True, exist_ok=True)
+    (path / EPISODES).mkdir(exist_ok=True)
     if not (path / ROOT_FILE).is_file():
-        path.mkdir(parents=True, exist_ok=True)
-        (path / EPISODES).mkdir(exist_ok=True)
         staged = staging_folder(path) / stage_name(ROOT_FILE)
         root = {"format": _FORMAT, "version": STORE_VERSION, "contract": contract.model_dump(mode="json")}
         write_durably(staged, seal(root))

@@ -11,8 +11,8 @@ from typing import Any
 
 from foreact.datasets.episode import EpisodeData
 from foreact.datasets.index import Index, load_index
-from foreact.datasets.layout import EPISODES, StoreError
-from foreact.datasets.packs import PackFile
+from foreact.datasets.layout import EPISODES, PACKS, StoreError
+from foreact.datasets.packs import PACK_FILE, PackFile
 from foreact.datasets.reader import EpisodeReader, Frames, folder_getter
 from foreact.datasets.root import read_root
 from foreact.datasets.table import EpisodeInfo, EpisodeTable
@@ -130,7 +130,7 @@ class Store:
         return EpisodeReader(info.name, pack.getter(info.name, info.offset, info.span), pack.path)
 
     def _make_caches(self) -> None:
-        self._pack = lru_cache(_OPEN_PACKS)(lambda pack: PackFile(self.path, pack))
+        self._pack = lru_cache(_OPEN_PACKS)(lambda pack: PackFile(self.path / PACKS / pack / PACK_FILE))
         self._reader = lru_cache(_OPEN_EPISODES)(lambda number: self._open(self.index[number]))
 
     def __getstate__(self) -> dict[str, Any]:

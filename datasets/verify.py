@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from foreact.datasets.index import load_index
-from foreact.datasets.layout import EPISODES, INDEX_FILE, PACKS, ROOT_FILE, STAGING, NoStore, StoreError
-from foreact.datasets.packs import PackFile, pack_infos, read_pack_manifest
+from foreact.datasets.layout import EPISODES, INDEX_FILE, MANIFEST, PACKS, ROOT_FILE, STAGING, NoStore, StoreError
+from foreact.datasets.packs import PACK_FILE, PackFile, pack_infos, read_pack_manifest
 from foreact.datasets.reader import EpisodeReader, folder_getter
 from foreact.datasets.root import read_root
 from foreact.datasets.sealed import BrokenSeal, unseal
+from foreact.datasets.table import EpisodeTable
 from foreact.vla.contract import Contract
 
 
@@ -52,11 +53,11 @@ def verify_store(path: Path, decode: bool = False, progress: Callable[[int, int]
     except StoreError as error:
         report.problems.append(str(error))
     folders = sorted((path / EPISODES).iterdir()) if (path / EPISODES).is_dir() else []
-    packs = sorted((path / PACKS).glob("*.json"))
+    packs = sorted((path / PACKS).iterdir()) if (path / PACKS).is_dir() else []
     packed: set[str] = set()
     for number, item in enumerate([*packs, *folders], 1):
         if item.parent.name == PACKS:
-            packed |= _verify_pack(path, item.stem, contract, decode, report)
+            packed |= _verify_pack(path, item, contract, decode, report)
         elif item.name in packed:
             report.notes.append(f"{item}: is in a pack as well (a killed `data pack`); `foreact data pack` removes it")
         else:
@@ -77,24 +78,29 @@ def _verify_folder(folder: Path, contract: Contract | None, decode: bool, report
         report.problems.append(str(error))
         return
     present = {str(p.relative_to(folder)): p for p in folder.rglob("*") if not p.is_dir()}
-    expected = {*reader.files, "manifest.json"}
+    expected = {*reader.files, MANIFEST}
     report.problems += [f"{present[name]}: not part of the episode" for name in sorted(present.keys() - expected)]
     problems = reader.check_files()
     _add(reader, problems or _check_content(reader, contract, decode), report)
 
 
-def _verify_pack(store: Path, pack: str, contract: Contract | None, decode: bool, report: VerifyReport) -> set[str]:
-    path = store / PACKS / f"{pack}.zip"
+def _verify_pack(store: Path, folder: Path, contract: Contract | None, decode: bool, report: VerifyReport) -> set[str]:
+    if not folder.is_dir():
+        report.problems.append(f"{folder}: not a pack; move it out of the store")
+        return set()
+    path = folder / PACK_FILE
+    strange = sorted({p.name for p in folder.iterdir()} - {PACK_FILE, MANIFEST})
+    report.problems += [f"{folder / name}: not part of the pack" for name in strange]
     try:
-        manifest = read_pack_manifest(store, pack)
-        infos = pack_infos(store, pack)
-        packed = PackFile(store, pack)
+        manifest = read_pack_manifest(store, folder.name)
+        infos = pack_infos(store, folder.name)
+        packed = PackFile(path)
     except StoreError as error:
         report.problems.append(str(error))
         return set()
     intact = len(packed.data) == manifest["size"] and hashlib.sha256(packed.data).hexdigest() == manifest["zip_sha256"]
     if not intact:
-        report.problems.append(f"{path}: its size or SHA-256 is not the one in {pack}.json")
+        report.problems.append(f"{path}: its size or SHA-256 is not the one in the manifest")
     for info in infos:
         try:
             reader = EpisodeReader(info.name, packed.getter(info.name, info.offset, info.span), path / info.name)
@@ -140,17 +146,14 @@ def _verify_rest(path: Path, report: VerifyReport) -> None:
     index = path / INDEX_FILE
     if index.is_file():
         try:
-            cached = unseal(index.read_bytes())["table"]
-            if not report.problems and cached != load_index(path, use_cache=False).table.to_json():
-                report.notes.append(f"{index}: out of date; it is rebuilt when the store is opened")
+            cached = EpisodeTable.from_json(unseal(index.read_bytes())["table"])
+            found = load_index(path, use_cache=False).table
+            if not report.problems and cached.to_json() != found.to_json():
+                gone = sorted(set(cached.names) - set(found.names))
+                known = f" It knew {len(gone)} episodes that are gone: {', '.join(gone[:20])}." if gone else ""
+                report.notes.append(f"{index}: out of date; it is rebuilt when the store is opened.{known}")
         except (BrokenSeal, ValueError, KeyError) as error:
             report.problems.append(f"{index}: {error}; delete it, it is rebuilt when the store is opened")
-    finished = {p.stem for p in (path / PACKS).glob("*.json")}
-    for file in (path / PACKS).iterdir() if (path / PACKS).is_dir() else []:
-        if file.suffix == ".zip" and file.stem not in finished:
-            report.notes.append(f"{file}: has no manifest (a killed `data pack`); `foreact data pack` removes it")
-        elif file.suffix not in (".zip", ".json"):
-            report.problems.append(f"{file}: not a pack; move it out of the store")
     leftovers = list((path / STAGING).iterdir()) if (path / STAGING).is_dir() else []
     if leftovers:
         report.notes.append(f"{path / STAGING}: {len(leftovers)} unfinished writes; the next recorder sweeps dead ones")

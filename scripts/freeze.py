@@ -10,6 +10,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+NOT_SET_UP = {"wandb"}
+"""Extras that `make setup` leaves out."""
+
 
 def closure(requirements: list[Requirement]) -> dict[str, str]:
     """Distribution name -> installed version of the requirements and of all they need, without local labels."""
@@ -34,7 +37,8 @@ def closure(requirements: list[Requirement]) -> dict[str, str]:
 def main() -> None:
     """Print the list, sorted."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name not in NOT_SET_UP}
+    lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
     try:
         pinned = closure([Requirement(line) for line in lines])
     except metadata.PackageNotFoundError as error:

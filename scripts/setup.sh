@@ -58,10 +58,10 @@ install_torch() {
     fi
 }
 
-# Headless rendering: MuJoCo needs EGL or OSMesa. Whatever already works is taken as it is.
+# Headless rendering: MuJoCo draws through EGL or OSMesa. What already works is taken as it is; else Mesa's EGL, the faster one.
 find_renderer() {
     "$venv/bin/python" scripts/pick_gl.py > "$venv/gl.log" 2>&1 && return
-    local packages="libegl1 libgl1-mesa-dri libosmesa6" sudo=""
+    local packages="libegl1 libgl1 libgl1-mesa-dri" sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo -n"
     if command -v apt-get > /dev/null && $sudo true 2> /dev/null; then
         say "Installing Debian packages for headless rendering: $packages"

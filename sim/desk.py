@@ -168,7 +168,9 @@ def _add_static_desk(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
 
     slots = Solid()
     for x in (scene.switch_x - 0.05, scene.switch_x + 0.05):
-        slots.sloped_box(x - 0.008, x + 0.008, (SWITCH_S - 0.016, SWITCH_S + SWITCH_TRAVEL + 0.016), (-0.002, 0.0006))
+        slots.sloped_box(
+            x - 0.008, x + 0.008, (SWITCH_S - 0.016, SWITCH_S + SWITCH_TRAVEL + 0.016), (-0.002, 0.0006)
+        )
     add_visual(spec, body, "switch_slots", slots, "slot")
 
     button_x, button_y = scene.button_xy
@@ -210,11 +212,25 @@ def _add_cheek(body: mujoco.MjsBody, side: str, x0: float, x1: float) -> None:
 def _add_lamps(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
     """The LED plate and the bulb on top of the cabinet; white while off."""
     led = spec.worldbody.add_body(name="led", pos=[scene.led_x, 0.16, 0.648])
-    led.add_geom(name="led", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, 0.0, 0.008], size=[0.08, 0.02, 0.008],
-                 rgba=[1.0, 1.0, 1.0, 1.0], group=VISUAL_GROUP, friction=friction(TABLE_FRICTION))
+    led.add_geom(
+        name="led",
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        pos=[0.0, 0.0, 0.008],
+        size=[0.08, 0.02, 0.008],
+        rgba=[1.0, 1.0, 1.0, 1.0],
+        group=VISUAL_GROUP,
+        friction=friction(TABLE_FRICTION),
+    )
     bulb = spec.worldbody.add_body(name="bulb", pos=[scene.bulb_xy[0], scene.bulb_xy[1] + BULB_RADIUS, 0.648])
-    bulb.add_geom(name="bulb", type=mujoco.mjtGeom.mjGEOM_SPHERE, pos=[0.0, 0.0, 0.022], size=[BULB_RADIUS, 0.0, 0.0],
-                  rgba=[1.0, 1.0, 1.0, 1.0], group=VISUAL_GROUP, friction=friction(TABLE_FRICTION))
+    bulb.add_geom(
+        name="bulb",
+        type=mujoco.mjtGeom.mjGEOM_SPHERE,
+        pos=[0.0, 0.0, 0.022],
+        size=[BULB_RADIUS, 0.0, 0.0],
+        rgba=[1.0, 1.0, 1.0, 1.0],
+        group=VISUAL_GROUP,
+        friction=friction(TABLE_FRICTION),
+    )
 
 
 def _add_block(spec: mujoco.MjSpec, scene: SceneSpec, name: str) -> None:

@@ -26,6 +26,8 @@ from foreact.sim.solids import SLOPE_QUAT, SLOPE_T, Solid, slope_yz
 DRY_FRICTION_N = 4.0
 DAMPING_NS_M = 0.5
 BUTTON_SPRING_N_M = 20.0
+SWITCH_ARMATURE_KG = 1.0
+"""Added to the lever's motion (ours): so light a part would creep down by its own weight."""
 DOOR_S, DOOR_ORIGIN = 0.11, (0.075, 0.5353)
 """Where up the slope the door's origin lies, and its world (y, z)."""
 SWITCH_ORIGIN = (0.0609, 0.4949)
@@ -36,7 +38,9 @@ SWITCH_LOOP_N, SWITCH_BAR_N = (-0.016, 0.028), (0.028, 0.048)
 """The loop is 0.064 long and dips 0.016 into the panel; the bar closes it in front."""
 
 
-def _slide_joint(body: mujoco.MjsBody, name: str, axis: tuple[float, float, float], travel: float) -> mujoco.MjsJoint:
+def _slide_joint(
+    body: mujoco.MjsBody, name: str, axis: tuple[float, float, float], travel: float
+) -> mujoco.MjsJoint:
     return body.add_joint(
         name=name,
         type=mujoco.mjtJoint.mjJNT_SLIDE,
@@ -45,16 +49,23 @@ def _slide_joint(body: mujoco.MjsBody, name: str, axis: tuple[float, float, floa
         limited=mujoco.mjtLimited.mjLIMITED_TRUE,
         damping=DAMPING_NS_M,
         frictionloss=DRY_FRICTION_N,
-        # nearly rigid, so that a load below the dry friction does not creep
-        solimp_friction=[0.9999, 0.9999, 0.001, 0.5, 2.0],
+        # as rigid as the contact solver resolves reliably: a load of 3 N creeps by about 0.1 mm/s
+        solimp_friction=[0.985, 0.985, 0.001, 0.5, 2.0],
         solref_friction=[0.01, 1.0],
         # stiff and strongly damped: a joint set beyond its stop creeps back instead of being thrown
         solref_limit=[-2400.0, -240.0],
     )
 
 
-def _sloped_box(body: mujoco.MjsBody, name: str, x: tuple[float, float], s: tuple[float, float],
-                n: tuple[float, float], origin: tuple[float, float], grip: bool) -> None:
+def _sloped_box(
+    body: mujoco.MjsBody,
+    name: str,
+    x: tuple[float, float],
+    s: tuple[float, float],
+    n: tuple[float, float],
+    origin: tuple[float, float],
+    grip: bool,
+) -> None:
     """A collision box aligned with the sloped face; `origin` is the world (y, z) of the body frame."""
     y, z = slope_yz((s[0] + s[1]) / 2.0, (n[0] + n[1]) / 2.0)
     body.add_geom(
@@ -114,7 +125,9 @@ def add_drawer(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
         add_collision_box(body, f"drawer_{part}", low, high)
     for part, (low, high) in handle.items():
         grey.box(low, high)
-        add_collision_box(body, f"drawer_handle_{part}", low, high, sliding=GRIP_FRICTION, priority=GRIP_PRIORITY)
+        add_collision_box(
+            body, f"drawer_handle_{part}", low, high, sliding=GRIP_FRICTION, priority=GRIP_PRIORITY
+        )
     add_visual(spec, body, "drawer_wood", wood, "wood_front")
     add_visual(spec, body, "drawer_handle", grey, "grey")
 
@@ -151,7 +164,8 @@ def add_button(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
 def add_switch(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
     """A lever: a loop 0.12 wide that stands off the sloped face and moves 0.088 up along it."""
     body = spec.worldbody.add_body(name="switch", pos=[scene.switch_x, *SWITCH_ORIGIN])
-    _slide_joint(body, "switch", (0.0, *SLOPE_T), SWITCH_TRAVEL)
+    joint = _slide_joint(body, "switch", (0.0, *SLOPE_T), SWITCH_TRAVEL)
+    joint.armature = SWITCH_ARMATURE_KG
     set_inertia(body, 0.239, (0.0, -0.025, 0.02), (0.12, 0.06, 0.04))
     s = (SWITCH_S - 0.016, SWITCH_S + 0.016)
     loop = {

@@ -38,8 +38,13 @@ def friction(sliding: float) -> list[float]:
     return [sliding, 0.005, 0.0001]
 
 
-def add_material(spec: mujoco.MjSpec, name: str, picture: NDArray[np.uint8] | None = None,
-                 rgba: Sequence[float] = (1.0, 1.0, 1.0, 1.0), repeat: tuple[float, float] = (1.0, 1.0)) -> str:
+def add_material(
+    spec: mujoco.MjSpec,
+    name: str,
+    picture: NDArray[np.uint8] | None = None,
+    rgba: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    repeat: tuple[float, float] = (1.0, 1.0),
+) -> str:
     """Add a matt material, with a texture when a picture (H, W, 3) is given, and return its name."""
     material = spec.add_material(name=name, rgba=list(rgba))
     material.specular = 0.0

@@ -61,7 +61,12 @@ def _try_backend(name: str, timeout_s: float) -> str | None:
     env = {**os.environ, "MUJOCO_GL": name}
     try:
         child = subprocess.run(
-            [sys.executable, "-c", _PROBE], env=env, capture_output=True, text=True, timeout=timeout_s, check=False
+            [sys.executable, "-c", _PROBE],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {timeout_s:g} s"

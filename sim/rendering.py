@@ -99,8 +99,9 @@ class CameraRenderer:
     def __enter__(self) -> CameraRenderer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _open(self) -> tuple[mujoco.MjrContext, mujoco.MjvScene]:

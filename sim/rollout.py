@@ -119,9 +119,7 @@ def find_border(actor: Contract, name: str) -> Border:
 def make_envs(scene: str, border: Border, n: int) -> list[DeskEnv]:
     """`n` desks that offer what the border needs; only cameras that the actor looks at are rendered."""
     sizes = {c.name: (c.height, c.width) for c in desk_contract().cameras if c.name in border.cameras}
-    return [
-        DeskEnv(scene, sizes=sizes or None, action_mode=border.action_mode, render=bool(sizes)) for _ in range(n)
-    ]
+    return [DeskEnv(scene, sizes=sizes or None, action_mode=border.action_mode, render=bool(sizes)) for _ in range(n)]
 
 
 @dataclass
@@ -140,7 +138,9 @@ class _Slot:
 class Lockstep:
     """An actor in several desks; see `run`."""
 
-    def __init__(self, actor: Actor, envs: Sequence[DeskEnv], border: Border, *, max_steps: int, foresight: bool) -> None:
+    def __init__(
+        self, actor: Actor, envs: Sequence[DeskEnv], border: Border, *, max_steps: int, foresight: bool
+    ) -> None:
         """`foresight` asks for predicted frames in the rollouts that are recorded."""
         self._actor, self._envs, self._border = actor, envs, border
         self._max_steps, self._foresight = max_steps, foresight

@@ -21,7 +21,8 @@ from foreact.vla.errors import ConfigError
 UsageError = typer.BadParameter.__bases__[0]  # typer has no public name for it
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.is_file()]
+PAGES = [path for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "*/README.md") for path in ROOT.glob(pattern)]
+PAGES = sorted({path for path in PAGES if not path.relative_to(ROOT).parts[0].startswith(".")})
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -49,21 +50,21 @@ def check_make(words: list[str]) -> None:
 
 def check_foreact(words: list[str]) -> None:
     """Parse a command line as `foreact` would, without running it."""
-    name, arguments = words[0], words[1:]
-    if name in main._HYDRA:
-        compose(name, [word for word in arguments if not word.startswith("--")])
-        return
-    command = typer.main.get_command(main.app if name not in main._APPS else import_module(main._APPS[name]).app)
-    if name not in main._APPS:
-        arguments = words
-    context = None
-    while isinstance(command, TyperGroup):  # a group: step down to the command that is meant
-        group, chosen = command, arguments[0] if arguments else ""
-        if chosen not in group.commands:
-            raise ValueError(f"no command {chosen!r}; known: {sorted(group.commands)}")
+    arguments = list(words)
+    command, context = typer.main.get_command(main.app), None
+    while isinstance(command, TyperGroup):  # step down to the command that is meant
+        group, name = command, arguments.pop(0) if arguments else ""
+        if name not in group.commands:
+            raise ValueError(f"no command {name!r}; known: {sorted(group.commands)}")
         context = typer.Context(group, info_name=group.name, parent=context)
-        command, arguments = group.commands[chosen], arguments[1:]
-    command.make_context(command.name, list(arguments), parent=context)
+        command = group.commands[name]
+        if command.context_settings.get("ignore_unknown_options"):  # handed on to the module of that name
+            module = import_module(f"foreact.commands.{name}")
+            if not hasattr(module, "app"):
+                compose(name, [word for word in arguments if not word.startswith("--")])
+                return
+            command = typer.main.get_command(module.app)
+    command.make_context(command.name, arguments, parent=context)
 
 
 def check(line: str) -> None:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import numpy as np
 
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
+from foreact.vla.files import MANIFEST, sha256_of, verify_folder
 from foreact.vla.policy import Actor, Observation, Plan
 
 GROUP = "foreact.actors"
@@ -107,6 +108,32 @@ def actor_names() -> list[str]:
     return sorted({*_BUILT_IN, *(e.name for e in entry_points(group=GROUP))})
 
 
+def actor_package(name: str) -> dict[str, str]:
+    """Name and version of the installed package that brings an actor; empty for a built-in one.
+
+    Raises:
+        ConfigError: If the name is unknown.
+        ActorError: If several packages offer it.
+    """
+    if name in _BUILT_IN:
+        return {}
+    dist = _entry_point(name).dist
+    return {} if dist is None else {dist.name: dist.version}
+
+
+def _entry_point(name: str) -> EntryPoint:
+    found = [e for e in entry_points(group=GROUP) if e.name == name]
+    if not found:
+        raise ConfigError(
+            f"unknown actor {name!r}; {did_you_mean(name, actor_names())}. "
+            f"An installed package adds one by the entry-point group {GROUP!r}; a trained policy is given "
+            "as checkpoint=DIR."
+        )
+    if len({e.value for e in found}) > 1:
+        raise ActorError(f"several installed packages offer the actor {name!r}: {[e.value for e in found]}")
+    return found[0]
+
+
 def make_actor(name: str, contract: Contract) -> Actor:
     """Make the actor registered under a name.
 
@@ -120,19 +147,11 @@ def make_actor(name: str, contract: Contract) -> Actor:
     """
     factory: ActorFactory | None = _BUILT_IN.get(name)
     if factory is None:
-        found = [e for e in entry_points(group=GROUP) if e.name == name]
-        if not found:
-            raise ConfigError(
-                f"unknown actor {name!r}; {did_you_mean(name, actor_names())}. "
-                f"An installed package adds one by the entry-point group {GROUP!r}; a trained policy is given "
-                "as checkpoint=DIR."
-            )
-        if len({e.value for e in found}) > 1:
-            raise ActorError(f"several installed packages offer the actor {name!r}: {[e.value for e in found]}")
+        entry = _entry_point(name)
         try:
-            factory = found[0].load()
+            factory = entry.load()
         except Exception as error:
-            raise ActorError(f"actor {name!r} ({found[0].value}) cannot be loaded: {error!r}") from error
+            raise ActorError(f"actor {name!r} ({entry.value}) cannot be loaded: {error!r}") from error
     assert factory is not None
     try:
         actor = factory(contract)
@@ -142,55 +161,37 @@ def make_actor(name: str, contract: Contract) -> Actor:
         raise ActorError(f"the factory of actor {name!r} failed: {error!r}") from error
     if not isinstance(actor, Actor):
         missing = [m for m in ("contract", "execute_steps", "reset", "observe", "plan") if not hasattr(actor, m)]
-        raise ActorError(f"actor {name!r} is a {type(actor).__name__} without {', '.join(missing)}; see foreact.vla.policy")
+        raise ActorError(
+            f"actor {name!r} is a {type(actor).__name__} without {', '.join(missing)}; see foreact.vla.policy"
+        )
     return actor
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Look, without loading anything, whether a folder can be a checkpoint.
-
-    Raises:
-        ActorError: If it is not a folder, or a file that every checkpoint has is missing.
-    """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise ActorError(f"checkpoint {folder} {what}; expected a folder that `foreact train` wrote")
-    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
-    if missing:
-        there = sorted(p.name for p in folder.iterdir())
-        raise ActorError(
-            f"{folder} is not a checkpoint: it lacks {' and '.join(missing)}; "
-            f"found {', '.join(there[:8]) or 'nothing'}{', ...' if len(there) > 8 else ''}"
-        )
-
-
 def checkpoint_sha256(folder: Path) -> str:
-    """One digest of a checkpoint: of the sorted lines "SHA-256 of the file, two blanks, its name", subfolders left out.
-
-    It is what `sha256sum -- * | sort -k2 | sha256sum` prints in the folder, in the C locale.
+    """What identifies a checkpoint: the SHA-256 of its `manifest.json`, which holds those of all other files.
 
     Raises:
-        ActorError: As `check_checkpoint`.
+        DamagedFolder: If the folder is no checkpoint, or a file in it is missing or damaged.
     """
-    check_checkpoint(folder)
-    lines = []
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    verify_folder(folder)
+    return sha256_of(folder / MANIFEST)
 
 
-def load_checkpoint_actor(folder: Path, device: str = "cpu") -> Actor:
+def load_checkpoint_actor(folder: Path, *, device: str = "cpu", execute_steps: int | None = None) -> Actor:
     """The policy in a checkpoint folder, ready to act. Imports torch.
+
+    Args:
+        folder: What `foreact train` wrote.
+        device: Where it runs.
+        execute_steps: Actions of a plan executed before the next; None: as the policy's config says.
 
     Raises:
         ForeActError: If the folder is not a checkpoint, is damaged, or needs a device that is not there.
     """
-    check_checkpoint(folder)
     from foreact.vla.checkpoint import load_policy
     from foreact.vla.runtime import StreamingActor
 
-    return StreamingActor(load_policy(folder), device=device)
+    return StreamingActor(load_policy(folder), execute_steps=execute_steps, device=device)
 
 
 def check_plan(actor: Actor, plan: Plan, n: int) -> np.ndarray:
@@ -210,6 +211,7 @@ def check_plan(actor: Actor, plan: Plan, n: int) -> np.ndarray:
     if not np.all(np.isfinite(actions)):
         row, step, column = np.argwhere(~np.isfinite(actions))[0]
         raise ActorError(
-            f"{type(actor).__name__}.plan returned {actions[row, step, column]} (slot {row}, step {step}, number {column})"
+            f"{type(actor).__name__}.plan returned {actions[row, step, column]} "
+            f"(slot {row}, step {step}, number {column})"
         )
     return actions

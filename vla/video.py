@@ -7,11 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from foreact.vla.errors import ForeActError
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
 
 CELL_PX = 200
 """Every camera is shown this high and wide."""
@@ -95,10 +99,13 @@ def write_video(path: Path, frames: Iterable[np.ndarray], rate_hz: float) -> int
         VideoError: If there are no frames, their sizes differ or are odd, or the file cannot be written.
     """
     import av
+    import av.error
 
     available = [(name, options) for name, options in _CODECS if name in av.codecs_available]
     if not available:
-        raise VideoError(f"this PyAV has none of the encoders {', '.join(n for n, _ in _CODECS)}; set videos_per_task=0")
+        raise VideoError(
+            f"this PyAV has none of the encoders {', '.join(n for n, _ in _CODECS)}; set videos_per_task=0"
+        )
     codec, options = available[0]
     staged = path.with_name(path.name + ".part")
     count, size = 0, (0, 0)
@@ -108,7 +115,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], rate_hz: float) -> int
         raise VideoError(f"cannot write the video {path}: {error}") from error
     try:
         with av.open(str(staged), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream(codec, rate=Fraction(rate_hz).limit_denominator(1001), options=options)
+            rate = Fraction(rate_hz).limit_denominator(1001)
+            stream = cast("VideoStream", container.add_stream(codec, rate=rate, options=options))
             stream.thread_count = 1
             for frame in frames:
                 if count == 0:

@@ -1,6 +1,7 @@
 """Somebody else's policy: a hand-written rule that opens the drawer of scene D, whatever it is told to do."""
 
 import numpy as np
+
 from foreact.vla.policy import Plan
 
 OVER, BEHIND_HANDLE = np.array([0.18, -0.21, 0.50]), np.array([0.18, -0.21, 0.365])  # world [m]

@@ -1,4 +1,4 @@
-"""`foreact evaluate`, from the settings to the files: resumable, the same however it is sharded, and clear about mistakes."""
+"""`foreact evaluate`, from settings to files: resumable, the same however it is sharded, clear about mistakes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from foreact.commands.main import app, run
 from foreact.vla.results import RolloutRecord, read_results, read_rollouts
 
@@ -93,15 +94,15 @@ def test_videos_and_report_are_written(tmp_path: Path, capsys: pytest.CaptureFix
         (("actor=zero", "checkpoint=x"), 2, "checkpoint=DIR or actor=NAME"),
         (("actor=zeor",), 2, "did you mean 'zero'"),
         (("checkpoint={tmp}/none",), 1, "does not exist"),
-        (("checkpoint={tmp}",), 1, "lacks config.json and model.safetensors"),
+        (("checkpoint={tmp}",), 1, "has no manifest.json"),
         (("actor=zero", "benchmark.tasks=[open_drawr]"), 2, "did you mean 'open_drawer'"),
         (("actor=zero", "benchmark.scene=E"), 2, "'E'"),
         (("actor=zero", "benchmark.max_stesp=3"), 2, "max_stesp"),
-        (("actor=zero", "benchmark.max_steps=0"), 2, "benchmark.max_steps: Input should be greater than or equal to 1"),
+        (("actor=zero", "benchmark.max_steps=0"), 2, "benchmark.max_steps: Input should be greater than 0"),
         (("actor=zero", "device=gpu"), 2, "device"),
         (("actor=zero", "benchmark.tasks=[open_drawer]"), 1, "tasks_per_start"),
         (("actor=zero", "out={tmp}/file/x"), 1, "cannot write results"),
-        (("actor=zero", "seed=["), 2, "seed=["),
+        (("actor=zero", "seed=["), 2, "configs/evaluate.yaml"),
     ],
 )
 def test_a_mistake_is_one_clear_error(
@@ -145,6 +146,7 @@ def test_the_example_of_somebody_elses_policy_opens_drawers_and_does_not_listen(
     assert results["tasks"]["open_drawer"]["success_rate"] == 1.0
     assert results["tasks"]["turn_on_led"]["success_rate"] == 0.0
     assert results["listening"]["other_task_rate"] == 0.5  # it opened the drawer when asked for the light
+    assert results["versions"]["theirs"] == "1.0"
     assert results["notes"] == ["state: take 3 of 15 numbers"]
 
 

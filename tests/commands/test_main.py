@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from foreact.commands.main import app, explain, run
 from foreact.vla.errors import ConfigError, ForeActError
 
@@ -56,11 +57,31 @@ def test_a_mistake_in_a_process_of_its_own_is_one_block_without_a_traceback() ->
     assert shown.returncode == 1 and "Traceback" in shown.stderr
 
 
-@pytest.mark.parametrize("words", [("evaluate",), ("sim",), ("sim", "info"), ("bench",), ("bench", "sim"), ("demo",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("collect",),
+        ("train",),
+        ("data",),
+        ("evaluate",),
+        ("sim",),
+        ("sim", "info"),
+        ("bench",),
+        ("bench", "sim"),
+        ("demo",),
+    ],
+)
 def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, [*words, "--help"]) == 0
     shown = capsys.readouterr()
     assert f"Usage: foreact {' '.join(words)}" in shown.out and len(shown.out) > 150
+
+
+def test_help_of_settings_names_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["train", "--help"]) == 0
+    assert "policy=NAME, one of: gr1" in capsys.readouterr().out
+    assert run(app, ["train", "--policy=gr1"]) == 2
+    assert "settings are key=value, without dashes" in capsys.readouterr().err
 
 
 def test_version_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,9 +167,9 @@ def test_lever_stays_where_it_is_left() -> None:
     model, data = build("D")
     data.joint("switch").qpos[0] = 0.06
     step(model, data, 10.0)
-    assert joint(data, "switch") == pytest.approx(0.06, abs=1e-3)
+    assert joint(data, "switch") == pytest.approx(0.06, abs=2e-3)
     weight = 0.239 * GRAVITY * np.cos(np.radians(30))  # along the slope, about 2 N
-    assert push(model, data, "switch", 3.5 + weight, 1.0) == pytest.approx(0.06, abs=2e-3)
+    assert push(model, data, "switch", 3.5 + weight, 1.0) == pytest.approx(0.06, abs=3e-3)
     assert push(model, data, "switch", 4.5 + weight, 1.0) > 0.08
     assert push(model, data, "switch", -(4.5 - weight), 1.0) < 0.01
 

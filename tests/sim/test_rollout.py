@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+
 from foreact.sim.embodiment import desk_contract
 from foreact.sim.env import DeskEnv
 from foreact.sim.experts import Expert
@@ -194,7 +195,9 @@ def test_a_blind_actor_is_filmed_all_the_same(starts: list[Start], desks: Callab
 
 def test_the_border_resizes_selects_and_reorders() -> None:
     cameras = (CONTRACT.cameras[0].model_copy(update={"height": 64, "width": 64}),)
-    actor = CONTRACT.model_copy(update={"cameras": cameras, "state": CONTRACT.state[2:3], "action": CONTRACT.action[::-1]})
+    actor = CONTRACT.model_copy(
+        update={"cameras": cameras, "state": CONTRACT.state[2:3], "action": CONTRACT.action[::-1]}
+    )
     border = find_border(actor, "test")
     (env,) = make_envs("D", border, 1)
     assert [c.name for c in env.contract.cameras] == ["rgb_static"]  # the other one is not even drawn

@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from foreact.vla.intervals import bootstrap_mean, bootstrap_ratio, clustered_wilson, wilson
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
+
+from foreact.vla.intervals import bootstrap_mean, bootstrap_ratio, clustered_wilson, wilson
 
 
 # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17, 1998, table I.
@@ -35,9 +36,7 @@ def test_wilson_solves_the_score_equation_and_mirrors(pair: tuple[int, int]) -> 
 def test_wilson_covers_the_true_rate_about_as_often_as_it_says() -> None:
     n = 50
     for rate in (0.1, 0.3, 0.5, 0.8):
-        covered = sum(
-            binom.pmf(k, n, rate) for k in range(n + 1) if wilson(k, n)[0] <= rate <= wilson(k, n)[1]
-        )
+        covered = sum(binom.pmf(k, n, rate) for k in range(n + 1) if wilson(k, n)[0] <= rate <= wilson(k, n)[1])
         assert 0.92 < covered < 0.985
 
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
 from foreact.vla.intervals import wilson
 from foreact.vla.report import write_report
 from foreact.vla.results import (

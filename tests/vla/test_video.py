@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from foreact.vla.foresight import foresight_errors
 from foreact.vla.video import CELL_PX, VideoError, compose, rollout_frames, write_video
 
@@ -20,7 +21,9 @@ def _decode(path: Path) -> tuple[list[np.ndarray], float]:
 
 def test_written_video_decodes_to_the_same_pictures(tmp_path: Path) -> None:
     ramp = np.linspace(20, 220, 64).astype(np.uint8)
-    frames = [np.stack([np.tile(ramp, (48, 1)), np.full((48, 64), 10 * i), np.full((48, 64), 90)], -1) for i in range(9)]
+    frames = [
+        np.stack([np.tile(ramp, (48, 1)), np.full((48, 64), 10 * i), np.full((48, 64), 90)], -1) for i in range(9)
+    ]
     frames = [f.astype(np.uint8) for f in frames]
     assert write_video(tmp_path / "sub" / "a.mp4", frames, 30.0) == 9
     decoded, rate = _decode(tmp_path / "sub" / "a.mp4")
@@ -51,7 +54,10 @@ def test_a_folder_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_seen_and_predicted_stand_side_by_side_with_text() -> None:
-    seen = {"rgb_static": np.full((200, 200, 3), (200, 0, 0), np.uint8), "rgb_gripper": np.full((84, 84, 3), 60, np.uint8)}
+    seen = {
+        "rgb_static": np.full((200, 200, 3), (200, 0, 0), np.uint8),
+        "rgb_gripper": np.full((84, 84, 3), 60, np.uint8),
+    }
     predicted = {"rgb_static": np.full((64, 64, 3), (0, 0, 200), np.uint8)}
     picture = compose(seen, predicted, title="press the button " * 12, status="done", good=True)
     assert picture.shape[1] == 2 * CELL_PX and picture.shape[0] % 2 == 0

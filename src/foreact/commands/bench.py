@@ -8,7 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Measure speed.", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Measure speed.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
 _BUSY = 0.4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+selftest = typer.Typer(help="Break stores on purpose and see what is noticed.", no_args_is_help=True)
+app.add_typer(selftest, name="selftest")
 
 StorePath = Annotated[Path, typer.Argument(help="Folder of the store.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
@@ -81,6 +85,36 @@ def pack(
         print(f"removed {report.cleaned} leftovers of a run that was killed")
     for name in report.skipped:
         print(f"{name}: keeps its folder; one of its files is too large for a pack")
+
+
+@selftest.command()
+def kills(
+    kills: Annotated[int, typer.Option(help="How many processes to kill.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Draws the instants.")] = 0,
+) -> None:
+    """Kill recording processes at random instants; exit status 1 if a store lost anything."""
+    from foreact.datasets.crash_test import crash_test, describe
+
+    with _progress("kill") as progress, tempfile.TemporaryDirectory() as folder:
+        report = crash_test(Path(folder), kills, seed, progress)
+    print(describe(report))
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@selftest.command()
+def flips(
+    flips: Annotated[int, typer.Option(help="How many bits to flip, one at a time.", min=1)] = 300,
+    seed: Annotated[int, typer.Option(help="Draws the bits.")] = 0,
+) -> None:
+    """Flip bits in a store; exit status 1 if `verify` misses one or does not name the file."""
+    from foreact.datasets.bitflip_test import bitflip_test, describe
+
+    with _progress("flip") as progress, tempfile.TemporaryDirectory() as folder:
+        report = bitflip_test(Path(folder), flips, seed, progress)
+    print(describe(report))
+    if report.missed:
+        raise typer.Exit(1)
 
 
 @contextmanager

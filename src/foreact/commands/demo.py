@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from foreact.vla.errors import ForeActError
@@ -45,17 +46,20 @@ def run(*, checkpoint: str, out: str, workers: int, starts_per_task: int, as_jso
         "move_slider_left", "move_slider_right", "open_drawer", "close_drawer",
         "turn_on_lightbulb", "turn_off_lightbulb", "turn_on_led", "turn_off_led",
     )  # fmt: skip
-    settings = EvaluateSettings.parse({
-        "checkpoint": folder,
-        "benchmark": {"tasks": tasks, "starts_per_task": starts_per_task, "max_steps": 180},
-        "workers": workers,
-        "out": out,
-    })
+    settings = EvaluateSettings.parse(
+        {
+            "checkpoint": folder,
+            "benchmark": {"tasks": tasks, "starts_per_task": starts_per_task, "max_steps": 180},
+            "workers": workers,
+            "out": out,
+        }
+    )
     console = Console(stderr=as_json)
-    results = evaluate(settings, command="foreact demo", console=console)
+    words = ["foreact", "demo", "--checkpoint", str(folder), "--out", out, "--starts-per-task", str(starts_per_task)]
+    results = evaluate(settings, command=shlex.join(words), console=console)
     print_summary(results, settings.folder, console)
     if as_json:
         print(results.model_dump_json(indent=2))
     else:
-        console.print(f"The videos show what the policy saw beside what it expected: open {settings.folder / 'report.html'}",
-                      soft_wrap=True)  # fmt: skip
+        page = settings.folder / "report.html"
+        console.print(f"Open {page}: its videos show what the policy saw beside what it expected.", soft_wrap=True)

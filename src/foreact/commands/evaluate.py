@@ -16,11 +16,15 @@ from foreact.commands.hydra_config import compose
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from foreact.commands.evaluate_workers import About
     from foreact.sim.rollout import Job
     from foreact.sim.starts import Start
-    from foreact.vla.results import Results
+    from foreact.vla.results import Results, RolloutRecord
 
 _PACKAGES = ("numpy", "mujoco", "gymnasium", "torch", "transformers", "pillow", "av")
+
+_DECIDES = {"actor", "seed", "benchmark", "execute_steps", "device", "videos_per_task", "foresight"}
+"""Settings that an evaluation may not change when it is resumed."""
 
 
 def main(argv: list[str]) -> None:
@@ -53,11 +57,12 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
     Raises:
         ForeActError: As `main`.
     """
-    from foreact.commands.evaluate_workers import About, run_jobs
     from foreact.sim.gl_backend import pick_gl_backend
+    from foreact.sim.rollout import find_border
     from foreact.sim.scenes import get_scene
     from foreact.sim.starts import plan_starts
     from foreact.sim.tasks import TASKS, get_task
+    from foreact.vla.contract import Contract
     from foreact.vla.report import write_report
 
     began = time.monotonic()
@@ -65,6 +70,8 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
     get_scene(bench.scene)
     tasks = list(TASKS) if bench.tasks == "all" else [get_task(name).name for name in bench.tasks]
     checkpoint = _checkpoint(settings)
+    if settings.checkpoint is not None:  # looked at before anything is loaded or drawn
+        find_border(Contract.load(settings.checkpoint / "contract.yaml"), f"checkpoint {settings.checkpoint}")
     pick_gl_backend()
     with EvaluationFolder(settings.folder, _identity(settings, checkpoint), resume=settings.resume) as folder:
         with console.status("drawing starts"):
@@ -80,20 +87,7 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
         todo = [job for job in jobs if (job.start_index, job.task) not in finished]
         if finished:
             console.print(f"{folder.path}: {len(finished)} of {len(jobs)} rollouts are there")
-        about: About | None = None
-        with _progress(console) as progress:
-            hits = sum(record.success for record in folder.records)
-            bar = progress.add_task(settings.name, total=len(jobs), completed=len(finished), rate="")
-            for item in run_jobs(settings, todo):
-                if isinstance(item, About):
-                    about = item
-                    for note in item.notes:
-                        console.print(f"note: {note}")
-                    continue
-                folder.add(item)
-                hits += item.success
-                progress.update(bar, advance=1, rate=f"{hits}/{len(folder.records)} solved")
-        assert about is not None
+        about = _run(todo, folder, settings, console)
         # The order in which workers finish is chance; results and report do not depend on it.
         order = {(job.start_index, job.task): number for number, job in enumerate(jobs)}
         records = sorted(folder.records, key=lambda record: order[record.key])
@@ -105,6 +99,35 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
         except OSError as error:
             raise EvaluationError(f"cannot write results to {folder.path}: {error}") from error
     return results
+
+
+def _run(todo: list[Job], folder: EvaluationFolder, settings: EvaluateSettings, console: Console) -> About:
+    """Do the jobs, each written to the folder as soon as it is done, and return what the actor said of itself."""
+    from foreact.commands.evaluate_workers import About, run_jobs
+
+    about: About | None = None
+    hits = sum(record.success for record in folder.records)
+    total = len(folder.records) + len(todo)
+    try:
+        with _progress(console) as progress:
+            bar = progress.add_task(settings.name, total=total, completed=len(folder.records), rate="")
+            for item in run_jobs(settings, todo):
+                if isinstance(item, About):
+                    about = item
+                    for note in item.notes:
+                        console.print(f"note: {note}", markup=False)
+                    continue
+                folder.add(item)
+                hits += item.success
+                progress.update(bar, advance=1, rate=f"{hits}/{len(folder.records)} solved")
+    except KeyboardInterrupt:
+        error = EvaluationError(
+            f"interrupted with {len(folder.records)} of {total} rollouts done; run the same command again to go on"
+        )
+        error.exit_code = 130
+        raise error from None
+    assert about is not None
+    return about
 
 
 def make_jobs(starts: list[Start], settings: EvaluateSettings) -> list[Job]:
@@ -145,15 +168,18 @@ def _checkpoint(settings: EvaluateSettings) -> dict[str, str] | None:
 
 def _identity(settings: EvaluateSettings, checkpoint: dict[str, str] | None) -> dict[str, Any]:
     """All that the outcome of a rollout, or the existence of its video, depends on."""
-    config = settings.model_dump(mode="json", include={"actor", "seed", "benchmark", "videos_per_task", "foresight", "device"})
-    return {**config, "checkpoint_sha256": checkpoint and checkpoint["sha256"], "versions": _versions()}
+    config = settings.model_dump(mode="json", include=_DECIDES)
+    return {**config, "checkpoint_sha256": checkpoint and checkpoint["sha256"], "versions": _versions(settings)}
 
 
-def _versions() -> dict[str, str]:
+def _versions(settings: EvaluateSettings) -> dict[str, str]:
     """Installed versions of what the outcome may depend on; nothing is imported for it."""
     from foreact import __version__
+    from foreact.vla.actors import actor_package
 
     found = {"foreact": __version__, "python": platform.python_version()}
+    if settings.actor is not None:
+        found |= actor_package(settings.actor)
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
@@ -164,9 +190,9 @@ def _versions() -> dict[str, str]:
 
 def _results(
     settings: EvaluateSettings,
-    records: list[Any],
+    records: list[RolloutRecord],
     starts: list[Start],
-    about: Any,
+    about: About,
     checkpoint: dict[str, str] | None,
     command: str,
 ) -> Results:
@@ -183,7 +209,7 @@ def _results(
         checkpoint=checkpoint,
         benchmark=settings.benchmark.model_dump(mode="json"),
         seeds={"benchmark": settings.seed, "starts": [start.seed for start in starts]},
-        versions=_versions(),
+        versions=_versions(settings),
         gl_renderer=gl_renderer(),
         contract=about.contract,
         notes=about.notes,
@@ -194,7 +220,14 @@ def _results(
 
 
 def _progress(console: Console) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""The results folder of an evaluation: each rollout is on disk as soon as it is done, and a rerun goes on from there."""
+"""The results folder of an evaluation: each rollout is on disk as soon as it is done, and a rerun goes on there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 from foreact.vla.errors import ForeActError
 from foreact.vla.results import RolloutRecord, read_rollouts
+
+_ELSEWHERE = "choose another folder by out=DIR"
 
 
 class EvaluationError(ForeActError):
@@ -55,12 +57,12 @@ class EvaluationFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._file = (path / "rollouts.jsonl").open("a", encoding="utf-8")
         except OSError as error:
-            raise EvaluationError(f"cannot write results to {path}: {error.strerror}; choose another folder by out=DIR") from error
+            raise EvaluationError(f"cannot write results to {path}: {error.strerror}; {_ELSEWHERE}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise EvaluationError(f"another evaluation is writing to {path}; choose another folder by out=DIR") from error
+            raise EvaluationError(f"another evaluation is writing to {path}; {_ELSEWHERE}") from error
         try:
             self.records = self._earlier(identity, resume)
         except ForeActError:
@@ -81,7 +83,7 @@ class EvaluationFolder:
         try:
             before = json.loads(settings.read_text())
         except (OSError, ValueError) as error:
-            raise EvaluationError(f"{settings} cannot be read ({error}); choose another folder by out=DIR") from error
+            raise EvaluationError(f"{settings} cannot be read ({error}); {_ELSEWHERE}") from error
         changed = differences(before, identity)
         if changed:
             lines = "\n".join(f"  - {line}" for line in changed)

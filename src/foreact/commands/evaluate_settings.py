@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from foreact.vla.errors import ConfigError
 
@@ -17,9 +17,9 @@ class Benchmark(BaseModel):
 
     scene: str = "D"
     tasks: Literal["all"] | tuple[str, ...] = "all"
-    starts_per_task: int = Field(50, ge=1)
-    tasks_per_start: int = Field(2, ge=1)
-    max_steps: int = Field(180, ge=1)
+    starts_per_task: PositiveInt = 50
+    tasks_per_start: PositiveInt = 2
+    max_steps: PositiveInt = 180
     """Control steps per rollout."""
     language: Literal["validation", "training"] = "validation"
 
@@ -37,12 +37,13 @@ class EvaluateSettings(BaseModel):
 
     checkpoint: Path | None = None
     actor: str | None = None
-    seed: int = Field(0, ge=0)
+    seed: NonNegativeInt = 0
     benchmark: Benchmark = Benchmark()
-    workers: int = Field(2, ge=0)
-    envs_per_worker: int = Field(4, ge=1)
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
-    videos_per_task: int = Field(1, ge=0)
+    workers: NonNegativeInt = 2
+    envs_per_worker: PositiveInt = 4
+    execute_steps: PositiveInt | None = None
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    videos_per_task: NonNegativeInt = 1
     foresight: bool = True
     out: Path | None = None
     resume: bool = True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -91,6 +93,7 @@ def run_jobs(settings: EvaluateSettings, jobs: list[Job]) -> Iterator[About | Ro
             if worker.is_alive():
                 worker.terminate()
                 worker.join()
+        todo.cancel_join_thread()  # jobs that nobody will fetch must not keep this process from ending
 
 
 def _next(done: Any, workers: list[Any], left: int) -> Any:
@@ -110,6 +113,7 @@ def _next(done: Any, workers: list[Any], left: int) -> Any:
 
 def _worker(settings: EvaluateSettings, todo: Any, done: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for item in _work(settings, iter(todo.get, None)):
             done.put(item)
@@ -118,6 +122,14 @@ def _worker(settings: EvaluateSettings, todo: Any, done: Any) -> None:
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         done.put(_Failed(f"a worker of the evaluation failed, which is a bug in ForeAct or in the actor:\n{trace}", 1))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its workers, and they must not go on without it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | RolloutRecord]:
@@ -145,7 +157,7 @@ def load_actor(settings: EvaluateSettings, offered: Any) -> Actor:
     from foreact.vla.actors import load_checkpoint_actor, make_actor
 
     if settings.checkpoint is not None:
-        return load_checkpoint_actor(settings.checkpoint, device=settings.device)
+        return load_checkpoint_actor(settings.checkpoint, device=settings.device, execute_steps=settings.execute_steps)
     assert settings.actor is not None
     return make_actor(settings.actor, offered)
 

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `foreact --help` answers at once: each c
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -14,10 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from foreact import __version__
-from foreact.vla.errors import ForeActError
+from foreact.vla.errors import ConfigError, ForeActError
 
-_HYDRA = {"collect": "foreact.commands.collect", "train": "foreact.commands.train", "evaluate": "foreact.commands.evaluate"}
-_APPS = {"data": "foreact.commands.data", "sim": "foreact.commands.sim", "bench": "foreact.commands.bench"}
 _EXTRAS = {
     "torch": "train",
     "transformers": "train",
@@ -58,16 +57,32 @@ def _root(
     pass
 
 
-def _hydra(name: str, argv: list[str]) -> None:
+def _hydra(name: str, argv: list[str], options: tuple[str, ...] = ()) -> None:
     """Hand over to a command whose settings are `key=value`, from `configs/<name>.yaml`."""
     if {"--help", "-h"} & set(argv):
-        from importlib.resources import files
-
-        text = files("foreact.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-        print(f"Usage: foreact {name} [key=value ...] [--json]\n" if name == "evaluate" else f"Usage: foreact {name} [key=value ...]\n")
-        print(f"The settings and their defaults; nested keys are joined by dots. Source: configs/{name}.yaml\n\n{text}")
+        _settings_help(name, options)
         return
-    import_module(_HYDRA[name]).main(argv)
+    for word in argv:
+        if word.startswith("-") and word not in options:
+            known = ", ".join(("--help", *options))
+            raise ConfigError(
+                f"foreact {name} has no option {word!r} ({known}); settings are key=value, without dashes"
+            )
+    import_module(f"foreact.commands.{name}").main(argv)
+
+
+def _settings_help(name: str, options: tuple[str, ...]) -> None:
+    from importlib.resources import files
+
+    folder = files("foreact.configs")
+    text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    print(f"Usage: foreact {name} [key=value ...]{''.join(f' [{option}]' for option in options)}\n")
+    print(f"The settings and their defaults; nested keys are joined by dots. Source: configs/{name}.yaml\n\n{text}")
+    for group in re.findall(r"^  - (\w+):", text, flags=re.MULTILINE):
+        choices = sorted(
+            p.name.removesuffix(".yaml") for p in folder.joinpath(group).iterdir() if p.name[-5:] == ".yaml"
+        )
+        print(f"{group}=NAME, one of: {', '.join(choices)}")
 
 
 @app.command(**_PASS_ON)
@@ -85,12 +100,12 @@ def train(context: typer.Context) -> None:
 @app.command(**_PASS_ON)
 def evaluate(context: typer.Context) -> None:
     """Judge a checkpoint or any actor on the desk benchmark. Settings are key=value."""
-    _hydra("evaluate", context.args)
+    _hydra("evaluate", context.args, ("--json",))
 
 
 @app.command()
 def demo(
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder; the one that comes with ForeAct by default.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder; default: the one in the source tree.")] = "",
     out: Annotated[str, typer.Option(help="Results folder.")] = "outputs/demo",
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
     starts_per_task: Annotated[int, typer.Option(help="Different starts in which each task is tried.", min=1)] = 5,
@@ -105,7 +120,7 @@ def _mount(name: str, help_text: str) -> None:
     """A group of commands whose module is imported only when it is called."""
 
     def group(context: typer.Context) -> None:
-        import_module(_APPS[name]).app(args=context.args or ["--help"], prog_name=f"foreact {name}")
+        import_module(f"foreact.commands.{name}").app(args=context.args or ["--help"], prog_name=f"foreact {name}")
 
     app.command(name, help=help_text, **_PASS_ON)(group)
 

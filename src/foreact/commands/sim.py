@@ -8,8 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="What the simulator is and how it draws here.", no_args_is_help=True, rich_markup_mode=None,
-                  pretty_exceptions_enable=False)  # fmt: skip
+app = typer.Typer(
+    help="What the simulator is and how it draws here.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.callback()
@@ -53,7 +58,9 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
         print(json.dumps(found, indent=2))
         return
     contract = found["contract"]
-    print(f"MuJoCo {found['mujoco']}, drawing with {found['gl_backend']}: {found['gl_renderer']}; {found['cores']} cores")
+    print(
+        f"MuJoCo {found['mujoco']}, drawing with {found['gl_backend']}: {found['gl_renderer']}; {found['cores']} cores"
+    )
     print(f"scenes: {', '.join(found['scenes'])}; robot: {contract['embodiment']}, {contract['rate_hz']:g} Hz")
     print("cameras: " + ", ".join(f"{c['name']} {c['height']}x{c['width']}" for c in contract["cameras"]))
     print(f"action modes: {', '.join(found['action_modes'])}")

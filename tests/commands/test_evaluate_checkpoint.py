@@ -1,0 +1,86 @@
+"""A checkpoint, written and judged: its predictions are measured, and one that does not fit is refused at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foreact.commands.main import app, run
+from foreact.policies.gr1.config import GR1Config
+from foreact.policies.gr1.model import GR1
+from foreact.sim.embodiment import desk_contract
+from foreact.vla.checkpoint import save_policy
+from foreact.vla.contract import Contract
+from foreact.vla.files import sha256_of
+from foreact.vla.results import ALL_CAMERAS, read_results
+
+CONTRACT = desk_contract({"rgb_static": (32, 32), "rgb_gripper": (32, 32)})
+WORDS = (
+    "benchmark.tasks=[open_drawer,turn_on_led]",
+    "benchmark.starts_per_task=1",
+    "benchmark.max_steps=12",
+    "workers=0",
+    "envs_per_worker=2",
+)
+
+
+def _checkpoint(folder: Path, contract: Contract = CONTRACT, seed: int = 0) -> Path:
+    """An untrained policy, as small as it gets."""
+    import torch
+
+    torch.manual_seed(seed)
+    config = GR1Config(width=24, layers=1, heads=2, vision_width=24, text_width=24, decoder_width=24, decoder_layers=1)
+    save_policy(GR1(config, contract, {"state": {"mean": [0.0] * 15, "std": [1.0] * 15}}), folder)
+    return folder
+
+
+def test_a_checkpoint_is_judged_and_its_foresight_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = _checkpoint(tmp_path / "mine"), tmp_path / "out"
+    assert run(app, ["evaluate", f"checkpoint={folder}", *WORDS, f"out={out}"]) == 0
+    results = read_results(out / "results.json")
+    assert results.actor == "mine" and results.checkpoint is not None
+    assert results.checkpoint["sha256"] == sha256_of(folder / "manifest.json")
+    assert results.notes == (
+        "resize rgb_static from 200x200 to 32x32 pixels",
+        "resize rgb_gripper from 84x84 to 32x32 pixels",
+    )
+    assert Contract.model_validate(results.contract) == CONTRACT
+    foresight = results.foresight
+    assert foresight is not None and foresight.steps_ahead == GR1Config().foresight_steps == 9
+    # Plans at steps 0, 5 and 10 of 12; only the first one's moment is reached. Two rollouts, two cameras.
+    assert foresight.cameras[ALL_CAMERAS].n_frames == 4 and foresight.n_rollouts == 2
+    shown = capsys.readouterr().out
+    assert "note: resize rgb_static" in shown and "of that of" in shown
+
+    # Trained on, the same folder is another policy: its rollouts are not mixed with the old one's.
+    other = tmp_path / "other"
+    _checkpoint(other, seed=1)
+    assert run(app, ["evaluate", f"checkpoint={other}", *WORDS, f"out={out}"]) == 1
+    assert "checkpoint_sha256" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_robot_or_a_damaged_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = _checkpoint(tmp_path / "other", CONTRACT.model_copy(update={"embodiment": "ur5"}))
+    assert run(app, ["evaluate", f"checkpoint={other}", *WORDS, f"out={tmp_path / 'out'}"]) == 1
+    error = capsys.readouterr().err
+    assert "required 'ur5', offered 'panda_long_finger'" in error and "Traceback" not in error
+    weights = other / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert run(app, ["evaluate", f"checkpoint={other}", *WORDS, f"out={tmp_path / 'out'}"]) == 1
+    assert "model.safetensors is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_runs_with_any_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All eight tasks, at the length of a real demo but for one start each."""
+    words = ["--starts-per-task", "1", "--workers", "1", "--out", str(tmp_path / "demo")]
+    assert run(app, ["demo", "--checkpoint", str(_checkpoint(tmp_path / "mine")), *words]) == 0
+    assert len(read_results(tmp_path / "demo" / "results.json").tasks) == 8
+    shown = capsys.readouterr().out
+    assert "all tasks" in shown and str(tmp_path / "demo" / "report.html") in shown

@@ -1,0 +1,119 @@
+"""Image codecs: how near the pixels stay, and what hostile bytes do."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from numcodecs import Zstd
+from PIL import Image
+
+from foreact.datasets.codecs import PRESETS, BadFrame, codec_from_spec
+from foreact.vla.errors import ConfigError
+
+
+def picture(height: int = 84, width: int = 200) -> np.ndarray:
+    """A smooth ramp with a hard edge."""
+    y, x = np.mgrid[:height, :width]
+    frame = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], -1).astype(np.uint8)
+    frame[height // 3 : height // 2, width // 4 : width // 2] = (200, 30, 40)
+    return frame
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
+
+
+@pytest.mark.parametrize("spec", ["raw", "zstd", "zstd:level=9", "png", "webp:quality=100"])
+def test_lossless_codecs_keep_every_pixel(spec: str) -> None:
+    codec, frame = codec_from_spec(spec), picture()
+    encoder = codec.encoder(84, 200)
+    encoder.add(frame)
+    encoder.add(frame[::-1].copy())
+    decoded = codec.decode(encoder.finish(), 84, 200)
+    np.testing.assert_array_equal(decoded[0], frame)
+    np.testing.assert_array_equal(decoded[1], frame[::-1])
+    assert codec_from_spec(codec.spec) == codec
+
+
+@pytest.mark.parametrize(("spec", "least_db"), [("fast", 38), ("jpeg:quality=80,subsampling=420", 28), ("webp", 30)])
+def test_lossy_codecs_stay_near(spec: str, least_db: float) -> None:
+    codec, frame = codec_from_spec(spec), picture()
+    encoder = codec.encoder(84, 200)
+    encoder.add(frame)
+    (decoded,) = codec.decode(encoder.finish(), 84, 200)
+    assert decoded.shape == frame.shape and decoded.dtype == np.uint8
+    assert psnr(frame, decoded) > least_db
+
+
+def _jpeg(height: int, width: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(picture(84, 200)).save(out, "JPEG")
+    data = bytearray(out.getvalue())
+    at = data.index(b"\xff\xc0")  # the frame header: length, precision, height, width
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def _png(height: int, width: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(b"\0" * 1_000_000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("spec", "blob"),
+    [
+        ("jpeg", _jpeg(60_000, 60_000)),
+        ("jpeg", _jpeg(83, 200)),
+        ("png", _png(60_000, 60_000)),
+        ("zstd", bytes(Zstd().encode(bytes(200_000_000)))),
+        ("zstd", bytes(Zstd().encode(bytes(84 * 200 * 3 - 1)))),
+        ("raw", bytes(84 * 200 * 3 + 1)),
+        *(
+            (spec, blob)
+            for spec in ("jpeg", "png", "webp", "zstd", "raw")
+            for blob in (b"", b"nonsense", b"\xff\xd8\xff")
+        ),
+        ("png", _jpeg(84, 200)),
+    ],
+)
+def test_hostile_bytes_are_refused_before_memory_is_taken(spec: str, blob: bytes) -> None:
+    codec = codec_from_spec(spec)
+    encoder = codec.encoder(84, 200)
+    encoder.add(picture())
+    codec.decode(encoder.finish(), 84, 200)  # what libraries load on first use does not count
+    tracemalloc.start()
+    with pytest.raises(BadFrame):
+        codec.decode([blob], 84, 200)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("jpg", "no image codec 'jpg'.*did you mean 'jpeg'"),
+        ("jpeg:qality=3", "has no option 'qality'.*did you mean 'quality'"),
+        ("jpeg:quality=high", "quality must be int, found 'high'"),
+        ("jpeg:quality=300", "quality"),
+        ("os.system", "no image codec"),
+    ],
+)
+def test_unknown_specs_are_explained(spec: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        codec_from_spec(spec)
+
+
+def test_presets_name_codecs() -> None:
+    assert {"fast", "small"} <= set(PRESETS)
+    for name, spec in PRESETS.items():
+        assert codec_from_spec(name) == codec_from_spec(spec)

@@ -1,0 +1,64 @@
+"""Random shifts and light for training pictures: a pure function of (batch, seed, step).
+
+All frames of one window, its future frames included, change in the same way, so that what moves in the pictures is
+what moved in the world; each camera changes by itself.
+
+Shape legend: B windows, M frames (history, then future), H x W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from foreact.vla.batch import WindowBatch
+from foreact.vla.training.config import AugmentConfig
+
+
+def augment_batch(batch: WindowBatch, config: AugmentConfig, seed: int, step: int) -> WindowBatch:
+    """A copy of the batch with changed pictures."""
+    if not any((config.shift_pixels, config.brightness, config.contrast, config.color)):
+        return batch
+    images: dict[str, np.ndarray] = {}
+    future: dict[str, np.ndarray] = {}
+    for number, name in enumerate(sorted(batch.images)):
+        T = batch.images[name].shape[1]
+        frames = np.concatenate([batch.images[name], batch.future[name]], axis=1)
+        rng = np.random.default_rng([seed, step, number])
+        changed = _change(torch.from_numpy(frames), config, rng).numpy()
+        images[name], future[name] = changed[:, :T], changed[:, T:]
+    return replace(batch, images=images, future=future)
+
+
+def _change(frames_BMHWC: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    B, M, H, W, _ = frames_BMHWC.shape
+
+    def draw(size: float, *shape: int) -> Tensor:
+        return torch.from_numpy(rng.uniform(-size, size, (B, *shape))).float()
+
+    shift_B2 = draw(config.shift_pixels, 2)
+    gain_BC = (1.0 + draw(config.contrast, 1)) * (1.0 + draw(config.color, 3))
+    light_B = draw(255.0 * config.brightness)
+
+    x = rearrange(frames_BMHWC, "b m h w c -> (b m) c h w").float()
+    if config.shift_pixels:
+        x = shift_frames(x, shift_B2.repeat_interleave(M, dim=0))
+    # Contrast turns around mid-grey: around each frame's own mean, frames of one window would change differently.
+    gain = gain_BC.repeat_interleave(M, dim=0)[:, :, None, None]
+    x = (x - 127.5) * gain + (127.5 + light_B.repeat_interleave(M)[:, None, None, None])
+    return rearrange(x.round_().clamp_(0, 255).to(torch.uint8), "(b m) c h w -> b m h w c", m=M).contiguous()
+
+
+def shift_frames(x_NCHW: Tensor, shift_N2: Tensor) -> Tensor:
+    """Move picture contents by (dx, dy) pixels to the right and down, between pixels too; edges are repeated."""
+    N, C, H, W = x_NCHW.shape
+    affine = torch.eye(2, 3).repeat(N, 1, 1)
+    affine[:, 0, 2] = -2.0 * shift_N2[:, 0] / W
+    affine[:, 1, 2] = -2.0 * shift_N2[:, 1] / H
+    grid = F.affine_grid(affine, [N, C, H, W], align_corners=False)
+    return F.grid_sample(x_NCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,0 +1,108 @@
+"""Settings of the training loop: what stands under `trainer:` in a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from foreact.vla.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes of pictures; zero switches one off. All frames of a window, its future included, change alike."""
+
+    shift_pixels: float = 2.0
+    """Largest shift to either side, in fractions of pixels; edges are repeated. Drawn per camera."""
+    brightness: float = 0.1
+    """Largest brightness added or taken away, as a share of full scale."""
+    contrast: float = 0.1
+    """Largest change of the contrast around the mean, as a share."""
+    color: float = 0.05
+    """Largest change of each colour channel's gain, as a share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Settings of the training loop."""
+
+    seed: int = 0
+    """Everything random follows from it and the step number."""
+    max_steps: int | None = None
+    """Optimiser steps; the learning rate follows step / max_steps. None: as many as fit into `max_minutes` at the
+    speed measured before the start."""
+    max_minutes: float | None = None
+    """Stop (with a checkpoint) after this much training time [min], validation included, resumed runs added up."""
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 1e-5
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    """Decay per step of the averaged weights that are saved and judged."""
+    precision: str = "auto"
+    """"bf16", "fp32", or "auto": bf16 on CUDA and on CPUs that multiply it in hardware."""
+    device: str = "cpu"
+    threads: int | None = None
+    """CPU threads of torch; None: torch's own choice."""
+    prefetch: bool = False
+    """Make the next batch in a thread while this one is trained on."""
+    augment: AugmentConfig = AugmentConfig()
+
+    log_every: int = 20
+    validate_every: int = 500
+    """Steps between validations; 0: never."""
+    validate_batches: int = 8
+    save_every: int = 500
+    """Steps between training checkpoints."""
+    keep: int = 2
+    """Newest training checkpoints kept, at least 2: the newest may be damaged."""
+    tensorboard: bool = True
+    wandb: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_minutes is None:
+            raise ConfigError("say how long to train: trainer.max_steps=N or trainer.max_minutes=M (or both)")
+        for name, least in (("batch_size", 1), ("keep", 2), ("save_every", 1), ("log_every", 1), ("warmup_steps", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"trainer.{name} must be at least {least}, found {getattr(self, name)}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"trainer.max_steps must be at least 1, found {self.max_steps}")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ConfigError(f"trainer.precision must be auto, bf16 or fp32, found {self.precision!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def changed(self, **values: Any) -> TrainerConfig:
+        """A copy with other values."""
+        return replace(self, **values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainerConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: If a name is unknown or a value is out of range.
+        """
+        plain = dict(values)
+        augment = _known(AugmentConfig, plain.pop("augment", {}), "trainer.augment")
+        if "betas" in plain:
+            plain["betas"] = tuple(plain["betas"])
+        return cls(**_known(cls, plain, "trainer"), augment=AugmentConfig(**augment))
+
+
+def _known(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    for name, value in values.items():
+        if name not in names:
+            raise ConfigError(f"{where}.{name} is unknown; {did_you_mean(name, names)}")
+        default = kind.__dataclass_fields__[name].default
+        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ConfigError(f"{where}.{name} must be a number, found {value!r}")
+    return dict(values)
