@@ -18,7 +18,8 @@ import google_crc32c
 import numpy as np
 
 from foreact.datasets.arrays import EPISODE_VERSION, EpisodeHeader
-from foreact.datasets.codecs import BadFrame, codec_from_spec
+from foreact.datasets.codec_base import BadFrame
+from foreact.datasets.codecs import codec_from_spec
 from foreact.datasets.episode import EpisodeData
 from foreact.datasets.layout import GROUP, MANIFEST, DamagedEpisode, StoreError, check_version
 from foreact.datasets.sealed import BrokenSeal, digest, unseal

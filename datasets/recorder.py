@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from foreact.datasets.arrays import EpisodeHeader, episode_files
-from foreact.datasets.codecs import FrameEncoder, codec_from_spec
+from foreact.datasets.codec_base import FrameEncoder
+from foreact.datasets.codecs import codec_from_spec
 from foreact.datasets.durable import fsync_folder, remove, stage_name, sweep, write_tree
 from foreact.datasets.episode import EpisodeData, Segment
 from foreact.datasets.layout import (

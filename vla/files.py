@@ -42,6 +42,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes | Callable[[Path], None
             path = stage / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content) if isinstance(content, bytes) else content(path)
+            path.chmod(0o644)
             entries[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         manifest = {"format": MANIFEST_FORMAT, "files": entries}
         (stage / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")

@@ -140,6 +140,34 @@ def write_video(path: Path, frames: Iterable[np.ndarray], rate_hz: float) -> int
     return count
 
 
+def write_gif(path: Path, frames: Iterable[np.ndarray], rate_hz: float, *, every: int = 3, colors: int = 128) -> int:
+    """Write a looping GIF, for pages that do not play videos; larger and coarser than `write_video`.
+
+    Args:
+        path: Ends in ".gif"; its folder is made when missing.
+        frames: (H, W, 3) uint8 RGB, all of one size.
+        rate_hz: Frames per second.
+        every: Only every so-many-th frame is kept; it is shown as long as those left out.
+        colors: Size of the palette, up to 256.
+
+    Returns:
+        Number of frames kept.
+
+    Raises:
+        VideoError: If there are no frames or the file cannot be written.
+    """
+    kept = [Image.fromarray(frame).quantize(colors) for number, frame in enumerate(frames) if number % every == 0]
+    if not kept:
+        raise VideoError(f"{path}: no frames to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # GIF counts hundredths of a second.
+        kept[0].save(path, save_all=True, append_images=kept[1:], duration=round(100 * every / rate_hz) * 10, loop=0)
+    except OSError as error:
+        raise VideoError(f"cannot write the picture {path}: {error}") from error
+    return len(kept)
+
+
 def rollout_frames(
     seen: Sequence[Mapping[str, np.ndarray]],
     predicted: Mapping[int, Mapping[str, np.ndarray]],

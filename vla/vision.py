@@ -85,8 +85,11 @@ class PretrainedVision(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         config = model.config  # type: ignore[union-attr]
-        size = config.image_size
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.family = str(config.model_type)
+        # DINOv2 interpolates its positions: 16 x 16 patches are enough, its own 518 pixels would cost five times more.
+        side = 16 * config.patch_size if self.family == "dinov2" else config.image_size
+        self.size = (int(side), int(side))
+        self.patches = (int(side) // config.patch_size) ** 2
         self.width = int(config.hidden_size)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
@@ -98,7 +101,10 @@ class PretrainedVision(nn.Module):
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=False)
-        tokens = self.model((pixels - self.mean) / self.std).last_hidden_state  # type: ignore[operator]
+        settings = {}
+        if self.family == "vit_mae":  # without noise it would shuffle the patches, even with nothing masked
+            settings["noise"] = torch.arange(self.patches, device=pixels.device).expand(len(pixels), -1)
+        tokens = self.model((pixels - self.mean) / self.std, **settings).last_hidden_state  # type: ignore[operator]
         return tokens[:, 1:], tokens[:, 0]
 
     def files(self) -> dict[str, bytes]:

@@ -6,8 +6,10 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -150,6 +152,20 @@ def test_the_example_of_somebody_elses_policy_opens_drawers_and_does_not_listen(
     assert results["notes"] == ["state: take 3 of 15 numbers"]
 
 
+def test_an_interrupted_evaluation_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ("actor=zero", "benchmark.max_steps=40", "videos_per_task=0", "workers=1", f"out={tmp_path}")
+    command = [sys.executable, "-m", "foreact.commands.main", "evaluate", *words]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 100
+    while not read_rollouts(tmp_path / "rollouts.jsonl") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again to go on" in error and "Traceback" not in error
+    assert 0 < len(read_rollouts(tmp_path / "rollouts.jsonl")) < 400
+
+
 BAD_ACTOR = """
 import os, signal
 class Dies:
@@ -164,5 +180,7 @@ class Dies:
 def test_a_worker_that_is_killed_ends_the_evaluation_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(BAD_ACTOR)
     environment = _install(tmp_path / "site", tmp_path / "dies.py", "dies", "dies:Dies")
-    done = _evaluate(environment, "actor=dies", *SMALL, "workers=2", f"out={tmp_path / 'out'}")
+    # As many jobs as a real evaluation, so that most are still unfetched when the worker dies.
+    many = [word for word in SMALL if "starts_per_task" not in word]
+    done = _evaluate(environment, "actor=dies", *many, "workers=2", f"out={tmp_path / 'out'}")
     assert done.returncode == 1 and "was ended by SIGKILL" in done.stderr and "Traceback" not in done.stderr

@@ -1,6 +1,6 @@
 """Makes the stores in `fixtures/` once per format version; those of released versions are never made again.
 
-    PYTHONPATH=src python tests/datasets/make_fixtures.py
+PYTHONPATH=src python tests/datasets/make_fixtures.py
 """
 
 from __future__ import annotations

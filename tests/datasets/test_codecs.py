@@ -12,7 +12,8 @@ import pytest
 from numcodecs import Zstd
 from PIL import Image
 
-from foreact.datasets.codecs import PRESETS, BadFrame, codec_from_spec
+from foreact.datasets.codec_base import BadFrame
+from foreact.datasets.codecs import PRESETS, codec_from_spec
 from foreact.vla.errors import ConfigError
 
 
@@ -40,14 +41,30 @@ def test_lossless_codecs_keep_every_pixel(spec: str) -> None:
     assert codec_from_spec(codec.spec) == codec
 
 
-@pytest.mark.parametrize(("spec", "least_db"), [("fast", 38), ("jpeg:quality=80,subsampling=420", 28), ("webp", 30)])
+@pytest.mark.parametrize(
+    ("spec", "least_db"),
+    [("fast", 38), ("small", 34), ("jpeg:quality=80,subsampling=420", 28), ("webp", 30), ("h264", 25), ("av1", 25)],
+)
 def test_lossy_codecs_stay_near(spec: str, least_db: float) -> None:
     codec, frame = codec_from_spec(spec), picture()
-    encoder = codec.encoder(84, 200)
-    encoder.add(frame)
-    (decoded,) = codec.decode(encoder.finish(), 84, 200)
-    assert decoded.shape == frame.shape and decoded.dtype == np.uint8
-    assert psnr(frame, decoded) > least_db
+    for odd in (0, 1):
+        height, width = 84 - odd, 200 - odd
+        frames = [np.roll(frame[:height, :width], t, axis=1) for t in range(5)]
+        encoder = codec.encoder(height, width)
+        for each in frames:
+            encoder.add(each)
+        blobs = encoder.finish()
+        for first in range(0, 5, codec.group):
+            group = slice(first, first + codec.group)
+            for decoded, each in zip(codec.decode(blobs[group], height, width), frames[group], strict=True):
+                assert decoded.shape == each.shape and decoded.dtype == np.uint8
+                assert psnr(each, decoded) > least_db
+
+
+def _video(spec: str, height: int, width: int) -> bytes:
+    encoder = codec_from_spec(spec).encoder(height, width)
+    encoder.add(np.zeros((height, width, 3), np.uint8))
+    return encoder.finish()[0]
 
 
 def _jpeg(height: int, width: int) -> bytes:
@@ -83,6 +100,9 @@ def _png(height: int, width: int) -> bytes:
             for blob in (b"", b"nonsense", b"\xff\xd8\xff")
         ),
         ("png", _jpeg(84, 200)),
+        *((spec, blob) for spec in ("h264", "av1") for blob in (b"", b"nonsense", _jpeg(84, 200))),
+        *((spec, _video(spec, 84, 198)) for spec in ("h264", "av1")),
+        *((spec, _video(spec, 1080, 1920)) for spec in ("h264", "av1")),
     ],
 )
 def test_hostile_bytes_are_refused_before_memory_is_taken(spec: str, blob: bytes) -> None:

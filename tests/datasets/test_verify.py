@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from foreact.datasets.bitflip_test import bitflip_test
-from foreact.datasets.codecs import JpegCodec
 from foreact.datasets.crash_test import crash_test
 from foreact.datasets.layout import NoStore, StoreError
 from foreact.datasets.packing import pack_store
+from foreact.datasets.still_codecs import JpegCodec
 from foreact.datasets.store import Store
 from foreact.datasets.verify import verify_store
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from foreact.vla.foresight import foresight_errors
-from foreact.vla.video import CELL_PX, VideoError, compose, rollout_frames, write_video
+from foreact.vla.video import CELL_PX, VideoError, compose, rollout_frames, write_gif, write_video
 
 
 def _decode(path: Path) -> tuple[list[np.ndarray], float]:
@@ -77,6 +78,18 @@ def test_a_prediction_is_shown_from_its_plan_on_until_the_next() -> None:
     assert len(pictures) == 6 + 2  # the last one is held for a second
     shown = [(p == (0, 50, 255)).all(-1).any() for p in pictures]
     assert shown == [True] * 4 + [False] * 4
+
+
+def test_a_gif_keeps_every_third_frame_and_the_speed(tmp_path: Path) -> None:
+    frames = [np.full((20, 30, 3), 20 * i, np.uint8) for i in range(10)]
+    assert write_gif(tmp_path / "a.gif", frames, 30, every=3) == 4
+    with Image.open(tmp_path / "a.gif") as picture:
+        assert (picture.size, getattr(picture, "n_frames", 0), picture.info["duration"]) == ((30, 20), 4, 100)
+        for number, shown in enumerate((0, 60, 120, 180)):
+            picture.seek(number)
+            assert abs(int(np.asarray(picture.convert("RGB"))[0, 0, 0]) - shown) <= 4
+    with pytest.raises(VideoError, match="no frames"):
+        write_gif(tmp_path / "b.gif", [], 30)
 
 
 def test_foresight_counts_changed_pixels_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,22 @@ from foreact.vla.trainable import TrainablePolicy
 
 class NonFinite(ForeActError):
     """A loss or a gradient is NaN or infinite."""
+
+
+class Spikes:
+    """Notices losses far above the last 200: worth a look, no reason to stop."""
+
+    def __init__(self, window: int = 200, sigmas: float = 10.0):
+        self._last: deque[float] = deque(maxlen=window)
+        self._sigmas = sigmas
+
+    def add(self, loss: float) -> float:
+        """How many standard deviations `loss` lies above the mean of the last ones, if more than the limit; else 0."""
+        distance = 0.0
+        if len(self._last) == self._last.maxlen:
+            distance = (loss - float(np.mean(self._last))) / max(float(np.std(self._last)), 1e-12)
+        self._last.append(loss)
+        return distance if distance > self._sigmas else 0.0
 
 
 def stop_non_finite(

@@ -23,7 +23,7 @@ from foreact.vla.trainable import TrainablePolicy
 from foreact.vla.training.augment import augment_batch
 from foreact.vla.training.config import TrainerConfig
 from foreact.vla.training.ema import Ema
-from foreact.vla.training.guard import stop_non_finite
+from foreact.vla.training.guard import Spikes, stop_non_finite
 from foreact.vla.training.logs import RunLog
 from foreact.vla.training.schedule import learning_rate
 from foreact.vla.training.state import load_training, newest, save_training, trainable
@@ -81,7 +81,7 @@ class Trainer:
         Raises:
             ConfigError: If that run had other data, seed or batch size: the batches would not be the same.
         """
-        folder = newest(self.out / "checkpoints", note=lambda text: self.console.print(f"warning: {text}"))
+        folder = newest(self.out / "checkpoints", note=lambda text: self._say(f"warning: {text}"))
         if folder is None:
             return False
         info = load_training(folder, self.policy, self.optimizer, self.ema)
@@ -93,7 +93,7 @@ class Trainer:
                 )
         self.step, self.seconds = info["step"], info["seconds"]
         self.max_steps = self.config.max_steps or info["max_steps"]
-        self.console.print(f"resumed {folder} at step {self.step}")
+        self._say(f"resumed {folder} at step {self.step}")
         return True
 
     def run(self) -> dict[str, float]:
@@ -110,14 +110,16 @@ class Trainer:
         with RunLog(
             self.out, tensorboard=self.config.tensorboard, wandb=self.config.wandb, config=self.provenance
         ) as log, self._signals(), self._batches() as batches, self._progress() as bar:
-            meter = _Meter(self.config.batch_size)
-            while self.step < self.max_steps and self._stop is None:
+            meter, spikes = _Meter(self.config.batch_size), Spikes()
+            while self.step < self.max_steps and self._stop is None and not self._late():
                 values = self._train_step(next(batches))
                 self.step += 1
                 self.seconds = time.monotonic() - began
                 meter.add(values)
-                late = self.config.max_minutes is not None and self.seconds >= 60.0 * self.config.max_minutes
-                done = self.step == self.max_steps or late
+                done = self.step == self.max_steps or self._late()
+                if spike := spikes.add(float(values["total"])):
+                    log.scalars("event", self.step, {"loss_spike": spike})
+                    self._say(f"warning: at step {self.step} the loss is {spike:.0f} standard deviations above the last 200")
                 if self.step % self.config.log_every == 0 or done:
                     last = meter.flush()
                     log.scalars("train", self.step, {**last, "hours": self.seconds / 3600})
@@ -127,13 +129,12 @@ class Trainer:
                 if done or self._stop is not None or self.step % self.config.save_every == 0:
                     self._save()
                     saved = self.step
-                if late:
-                    self.console.print(f"stopped at step {self.step} of {self.max_steps}: {self.config.max_minutes} min are over")
-                    break
             if saved != self.step:
                 self._save()
+        if self.step < self.max_steps and self._stop is None:
+            self._say(f"stopped at step {self.step} of {self.max_steps}: trainer.max_minutes={self.config.max_minutes} are over")
         if self._stop is not None:
-            self.console.print(f"stopped by signal {self._stop}; checkpoint at step {self.step} written")
+            self._say(f"stopped by signal {self._stop}; checkpoint at step {self.step} written")
             raise SystemExit(128 + self._stop)
         return last
 
@@ -206,7 +207,7 @@ class Trainer:
             self.max_steps = max(1, self.step + int(left))
         hours = (self.max_steps - self.step) * self.config.batch_size / rate / 3600
         count = sum(p.numel() for p in trainable(self.policy).values())
-        self.console.print(
+        self._say(
             f"{count / 1e6:.2f} M weights to train, {'bf16' if self.bf16 else 'fp32'} on {self.device}, "
             f"{torch.get_num_threads()} threads: {rate:.0f} windows/s; steps {self.step} to {self.max_steps} of "
             f"{self.config.batch_size} windows: about {hours:.2f} hours"
@@ -221,8 +222,14 @@ class Trainer:
         save_png(strip, self.out / "strips" / f"step_{self.step:08d}.png")
         log.scalars("validation", self.step, values)
         log.picture("foresight", self.step, strip)
-        self.console.print(f"validation at step {self.step}: {_line(values)}")
+        self._say(f"validation at step {self.step}: {_line(values)}")
         return {f"validation/{name}": value for name, value in values.items()}
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def _late(self) -> bool:
+        return self.config.max_minutes is not None and self.seconds >= 60.0 * self.config.max_minutes
 
     def _save(self) -> None:
         info = {
@@ -261,7 +268,7 @@ class Trainer:
     @contextmanager
     def _progress(self) -> Iterator[Callable[[int, dict[str, float]], None]]:
         if not self.console.is_terminal:
-            yield lambda step, values: self.console.print(f"step {step}: {_line(values)}", soft_wrap=True)
+            yield lambda step, values: self._say(f"step {step}: {_line(values)}")
             return
         columns = (
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),

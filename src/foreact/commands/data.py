@@ -87,6 +87,24 @@ def pack(
         print(f"{name}: keeps its folder; one of its files is too large for a pack")
 
 
+@app.command()
+def codecs(
+    episodes: Annotated[int, typer.Option(help="Demonstrations per scene.", min=1)] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Draw demonstrations, record them with every image codec, and print the table of docs/codecs.md."""
+    from foreact.commands.bench_codecs import markdown, measure, render_episodes
+
+    contract, made = render_episodes(episodes)
+    with _progress("measure") as progress:
+        rows = measure(contract, made, progress=progress)
+    if as_json:
+        print(json.dumps([asdict(row) | {"psnr_db": min(row.psnr_db, 999.0)} for row in rows], indent=2))
+    else:
+        print(f"{len(made)} episodes, {sum(map(len, made))} frame pairs; times are processor time\n")
+        print(markdown(rows))
+
+
 @selftest.command()
 def kills(
     kills: Annotated[int, typer.Option(help="How many processes to kill.", min=1)] = 100,

@@ -175,24 +175,24 @@ def state_statistics(stores: Any, contract: Contract, share: float) -> dict[str,
     Raises:
         ConfigError: If no training episode has a state.
     """
-    import numpy as np
+    from foreact.datasets.statistics import Running
 
-    rows: list[np.ndarray] = []
+    running = Running(contract.state_size)
     for store in stores:
         index, start = {}, 0
         for field in store.contract.state:
             index[field.name] = range(start, start + field.size)
             start += field.size
         numbers = [i for i, info in enumerate(store.index) if info.has_state and not held_out(info.name, share)]
-        for number in numbers[:: max(1, len(numbers) // 2000)]:
-            state = store.read(number, cameras=(), extras=False).state
-            rows.append(state[:, [i for field in contract.state for i in index[field.name]]])
-    if not rows:
+        for number in numbers[:: 1 + len(numbers) // 2000]:
+            state = store.reader(number).array("state")
+            running.add(state[:, [i for field in contract.state for i in index[field.name]]])
+    moments = running.result()
+    if moments is None:
         raise ConfigError(
             "policy.state names fields, but no training episode has a state; use policy.state=[] for action-free video"
         )
-    state = np.concatenate(rows).astype(np.float64)
-    return {"state": {"mean": state.mean(axis=0).tolist(), "std": state.std(axis=0).tolist()}}
+    return {"state": {"mean": moments.mean.tolist(), "std": moments.std.tolist()}}
 
 
 def synthetic(

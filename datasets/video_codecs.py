@@ -1,0 +1,165 @@
+"""Video codecs through PyAV (FFmpeg), in groups of two frames so that a random frame costs at most two decodes.
+
+One blob is one packet. The first frame of a group is a key frame that carries all headers; there are no B-frames, so
+packets come in the order of frames.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from foreact.datasets.codec_base import BadFrame, Blob, FrameEncoder, check_size
+from foreact.vla.errors import ConfigError
+
+
+class _PacketEncoder:
+    """One encoder of FFmpeg over the frames of an episode."""
+
+    def __init__(self, codec: VideoCodec, height: int, width: int):
+        import av
+
+        os.environ.setdefault("SVT_LOG", "1")  # else SVT-AV1 prints its settings for every episode
+        self._av = av
+        self._height, self._width = height, width
+        context = av.CodecContext.create(codec.ffmpeg_encoder, "w")
+        assert isinstance(context, av.VideoCodecContext)
+        context.height, context.width = height + height % 2, width + width % 2  # chroma is halved: sides must be even
+        context.pix_fmt = codec.pixel_format
+        context.framerate = 30
+        context.gop_size = codec.group
+        context.max_b_frames = 0
+        context.thread_count = 1
+        context.options = dict(codec.encoder_options())
+        self._context = context
+        self._blobs: list[bytes] = []
+        self._count = 0
+
+    def add(self, frame: np.ndarray) -> None:
+        pad = ((0, self._height % 2), (0, self._width % 2), (0, 0))
+        picture = self._av.VideoFrame.from_ndarray(np.pad(frame, pad, mode="edge"), format="rgb24")
+        picture.pts = self._count
+        self._count += 1
+        self._blobs += [bytes(packet) for packet in self._context.encode(picture)]
+
+    def finish(self) -> list[bytes]:
+        self._blobs += [bytes(packet) for packet in self._context.encode(None)]
+        if len(self._blobs) != self._count:
+            raise RuntimeError(f"the encoder gave {len(self._blobs)} packets for {self._count} frames")
+        return self._blobs
+
+
+@dataclass(frozen=True)
+class VideoCodec:
+    """Base of the video codecs."""
+
+    name: ClassVar[str]
+    ffmpeg_encoder: ClassVar[str]
+    ffmpeg_decoder: ClassVar[str]
+    group: ClassVar[int] = 2
+
+    @property
+    def spec(self) -> str:
+        return f"{self.name}:" + ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
+    @property
+    def pixel_format(self) -> str:
+        """Pixel format of the stream, in FFmpeg's words."""
+        return "yuv420p"
+
+    def encoder_options(self) -> Mapping[str, str]:
+        """Options of the FFmpeg encoder."""
+        raise NotImplementedError
+
+    def encoder(self, height: int, width: int) -> FrameEncoder:
+        return _PacketEncoder(self, height, width)
+
+    def decode(self, blobs: Sequence[Blob], height: int, width: int) -> list[np.ndarray]:
+        import av
+
+        check_size(height, width)
+        key = (self.ffmpeg_decoder, height, width)
+        context = _decoders.kept.pop(key, None) or self._decoder(height, width)
+        frames: list[np.ndarray] = []
+        try:
+            for packet in (*(av.Packet(bytes(blob)) for blob in blobs), None):
+                for picture in context.decode(packet):
+                    if (picture.height, picture.width) != (height + height % 2, width + width % 2):
+                        raise BadFrame(
+                            f"the video has {picture.height}x{picture.width} pixels, expected {height}x{width}"
+                        )
+                    frames.append(picture.to_ndarray(format="rgb24")[:height, :width])
+        except av.FFmpegError as error:
+            raise BadFrame(f"not a {self.name} packet: {error}") from error
+        if len(frames) != len(blobs):
+            raise BadFrame(f"{len(blobs)} {self.name} packets gave {len(frames)} frames")
+        context.flush_buffers()
+        _decoders.kept[key] = context  # only now: a decoder that met bad bytes is not used again
+        return frames
+
+    def _decoder(self, height: int, width: int) -> Any:
+        import av
+
+        context: Any = av.CodecContext.create(self.ffmpeg_decoder, "r")
+        context.thread_count = 1
+        # FFmpeg itself refuses a stream that declares more pixels, before it takes memory; it counts padding too.
+        context.options = {"max_pixels": str((height + 128) * (width + 128))}
+        return context
+
+
+class _Decoders(threading.local):
+    """The open decoders of a thread: a new one for each group would double the time."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, int, int], Any] = {}
+
+
+_decoders = _Decoders()
+
+
+@dataclass(frozen=True)
+class H264Codec(VideoCodec):
+    """H.264 by x264."""
+
+    name: ClassVar[str] = "h264"
+    ffmpeg_encoder: ClassVar[str] = "libx264"
+    ffmpeg_decoder: ClassVar[str] = "h264"
+    crf: int = 18
+    subsampling: str = "444"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crf <= 51 or self.subsampling not in ("444", "420"):
+            raise ConfigError(
+                f"H.264: expected crf 0 to 51 and subsampling 444 or 420, found {self.crf} and {self.subsampling!r}"
+            )
+
+    @property
+    def pixel_format(self) -> str:
+        return f"yuv{self.subsampling}p"
+
+    def encoder_options(self) -> Mapping[str, str]:
+        return {"crf": str(self.crf), "preset": "fast", "tune": "zerolatency", "x264-params": "scenecut=0:threads=1"}
+
+
+@dataclass(frozen=True)
+class Av1Codec(VideoCodec):
+    """AV1 by SVT-AV1."""
+
+    name: ClassVar[str] = "av1"
+    ffmpeg_encoder: ClassVar[str] = "libsvtav1"
+    ffmpeg_decoder: ClassVar[str] = "libdav1d"
+    crf: int = 20
+    preset: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crf <= 63 or not 0 <= self.preset <= 13:
+            raise ConfigError(f"AV1: expected crf 1 to 63 and preset 0 to 13, found {self.crf} and {self.preset}")
+
+    def encoder_options(self) -> Mapping[str, str]:
+        params = "pred-struct=1:keyint=2:lp=1:scd=0:lookahead=0"
+        return {"crf": str(self.crf), "preset": str(self.preset), "svtav1-params": params}

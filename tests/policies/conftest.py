@@ -1,0 +1,42 @@
+"""A small GR-1 with made-up windows, shared by the policy's tests."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from foreact.policies.gr1.config import GR1Config
+from foreact.policies.gr1.model import GR1
+from foreact.vla.batch import WindowBatch
+from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
+
+TINY = dict(
+    history=3, history_stride=2, foresight_steps=4, chunk=3, execute_steps=2, width=32, layers=3, heads=2, vision_width=32,
+    vision_heads=2, text_width=16, text_layers=1, text_heads=2, resampler_latents=2, resampler_heads=2,
+    resampler_head_width=8, image_queries=2, decoder_width=16, decoder_layers=1, decoder_heads=2,
+)  # fmt: skip
+
+
+def _make(**changes) -> GR1:
+    torch.manual_seed(0)
+    contract = synthetic_contract({"front": (16, 16), "hand": (16, 16)})
+    statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
+    return GR1(GR1Config(**{**TINY, **changes}), contract, statistics)
+
+
+@pytest.fixture
+def make_policy() -> Callable[..., GR1]:
+    """Makes policies with random weights for the synthetic contract; keywords change their config."""
+    return _make
+
+
+@pytest.fixture
+def policy() -> GR1:
+    """In evaluation mode."""
+    return _make().eval()
+
+
+@pytest.fixture
+def batch(policy: GR1) -> WindowBatch:
+    """Eight windows, some with missing frames, future, or robot."""
+    return SyntheticWindows(policy.config, policy.contract, batch_size=8, seed=3).batch_at(0)
