@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +32,7 @@ class _PacketEncoder:
         assert isinstance(context, av.VideoCodecContext)
         context.height, context.width = height + height % 2, width + width % 2  # chroma is halved: sides must be even
         context.pix_fmt = codec.pixel_format
-        context.framerate = 30
+        context.framerate = Fraction(30)
         context.gop_size = codec.group
         context.max_b_frames = 0
         context.thread_count = 1
@@ -81,6 +82,7 @@ class VideoCodec:
 
     def decode(self, blobs: Sequence[Blob], height: int, width: int) -> list[np.ndarray]:
         import av
+        from av.error import FFmpegError
 
         check_size(height, width)
         key = (self.ffmpeg_decoder, height, width)
@@ -94,7 +96,7 @@ class VideoCodec:
                             f"the video has {picture.height}x{picture.width} pixels, expected {height}x{width}"
                         )
                     frames.append(picture.to_ndarray(format="rgb24")[:height, :width])
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise BadFrame(f"not a {self.name} packet: {error}") from error
         if len(frames) != len(blobs):
             raise BadFrame(f"{len(blobs)} {self.name} packets gave {len(frames)} frames")

@@ -32,7 +32,11 @@ make_venv() {
     "$1" -c 'import ensurepip, venv' 2> /dev/null ||
         fail "$1 cannot make virtual environments. On Debian and Ubuntu: apt-get install python$version-venv"
     say "Making $venv with $1 (Python $version)"
-    "$1" -m venv --clear "$venv"
+    rm -rf "$venv"
+    mkdir -p "$venv"
+    touch "$venv/foreact.place" # even a half-made one is known as ours
+    "$1" -m venv "$venv"
+    echo "$place" > "$venv/foreact.place"
 }
 
 # The CPU build has no `nvidia-*` dependencies; the default build of the public index brings gigabytes of them. Its version
@@ -79,11 +83,13 @@ gpu=no
 if nvidia-smi -L 2> /dev/null | grep -q GPU; then gpu=yes; fi
 python=$(find_python)
 # A virtual environment holds absolute paths and one interpreter; a moved folder or another Python needs a new one.
-place="$PWD/$venv $("$python" -VV | tr '\n' ' ')"
+place="$PWD $venv $("$python" -VV | tr '\n' ' ')"
 key=$({ cat pyproject.toml constraints.txt scripts/setup.sh; echo "$gpu ${TORCH_INDEX_URL:-}"; } | sha256sum)
+if [ -n "$(ls -A "$venv" 2> /dev/null)" ] && [ ! -e "$venv/foreact.place" ]; then
+    fail "$venv is there already and was not made by this script. Remove it, or name another place: make setup VENV=..."
+fi
 if [ "$(cat "$venv/foreact.place" 2> /dev/null)" != "$place" ]; then
     make_venv "$python"
-    echo "$place" > "$venv/foreact.place"
 fi
 if [ "$(cat "$venv/foreact.key" 2> /dev/null)" != "$key" ]; then
     install_torch "$(sed -n 's/^torch==//p' constraints.txt)"

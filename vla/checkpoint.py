@@ -82,8 +82,15 @@ def load_policy(folder: Path | str, device: str | torch.device = "cpu") -> Train
         )
     kind = policy_class(str(head.get("policy")))
     contract = Contract.load(folder / "contract.yaml")
-    policy = kind.from_parts(head.get("config", {}), contract, _read_json(folder / "statistics.json"), folder)
-    load_weights(policy, read_tensors(folder / "model.safetensors"), source=str(folder))
+    statistics = _read_json(folder / "statistics.json")
+    try:
+        policy = kind.from_parts(head.get("config", {}), contract, statistics, folder)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: config, contract and statistics do not fit together: {error}") from error
+    weights = read_tensors(folder / "model.safetensors")
+    if any(name in weights and not torch.equal(value, weights[name]) for name, value in policy.normaliser().items()):
+        raise CheckpointError(f"{folder}: statistics.json is not what the weights were trained with")
+    load_weights(policy, weights, source=str(folder))
     return policy.to(device).eval()
 
 

@@ -96,6 +96,10 @@ class TrainablePolicy(nn.Module):
         """Files besides weights that pretrained towers need to be built again offline (none by default)."""
         return {}
 
+    def normaliser(self) -> dict[str, Tensor]:
+        """Tensors of the state dict that follow from `statistics` alone."""
+        return {}
+
     @classmethod
     @abstractmethod
     def from_parts(cls, config: Mapping, contract: Contract, statistics: Statistics, folder: Path) -> Self:

@@ -293,6 +293,10 @@ class GR1(TrainablePolicy):
             **{f"vision/{name}": content for name, content in getattr(self.vision, "files", dict)().items()},
         }
 
+    def normaliser(self) -> dict[str, Tensor]:
+        """Mean and spread of the state."""
+        return {name: value for name, value in self.state_dict().items() if name.startswith("encode_state.")}
+
     @classmethod
     def from_parts(cls, config: Mapping, contract: Contract, statistics: Statistics, folder: Path) -> GR1:
         sizes = GR1Config.from_dict(config)

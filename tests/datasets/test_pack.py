@@ -108,7 +108,7 @@ def test_killed_at_any_operation_nothing_is_lost_or_doubled(tmp_path, contract, 
         del episode.images["static"]
         recorder.write(episode, name=f"e{number}")
     before = Store.open(source)
-    before.read(0), before.read(1)
+    assert len(before.read(0)) == len(before.read(1)) == 2
 
     def attempt(fail_at: float) -> list[str]:
         work = tmp_path / "work"

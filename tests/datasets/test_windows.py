@@ -206,7 +206,7 @@ def test_a_contract_picks_and_reorders_fields(store: Store, contract: Contract) 
         (lambda s: WindowSpec(cameras={}), "at least one camera"),
         (lambda s: WindowSampler(s, SPEC, seed=-1, batch_size=2), "seed=-1"),
         (lambda s: WindowSampler(s, SPEC, seed=0, batch_size=0), "batch_size=0"),
-        (lambda s: WindowSampler(s, SPEC, seed=0, batch_size=2, cache="disk"), "'disk'"),
+        (lambda s: WindowSampler(s, SPEC, seed=0, batch_size=2, cache="disk"), "'disk'"),  # pyright: ignore
         (lambda s: WindowSampler([s, s], SPEC, seed=0, batch_size=2, weights=[1]), "2 positive numbers"),
         (
             lambda s: WindowSampler(s, WindowSpec(cameras={"statik": (4, 4)}), seed=0, batch_size=2),

@@ -59,6 +59,8 @@ def main(argv: list[str]) -> None:
         for task in tasks
     ]
     todo = [job for job in jobs if not recorder.has(job.name)]
+    if len(todo) < len(jobs):
+        _refuse_another_recipe(config, {job.name for job in jobs})
     print(f"{out}: {len(jobs) - len(todo)} of {len(jobs)} episodes are there, {len(todo)} to record")
     outcomes: Counter[str] = Counter()
     failed: Counter[str] = Counter()
@@ -82,6 +84,26 @@ def main(argv: list[str]) -> None:
         f"{outcomes['rejected']} start draws rejected; {outcomes['failed']} expert failures"
         + (f" ({', '.join(f'{k}: {n}' for k, n in failed.items())})" if failed else "")
     )
+
+
+def _refuse_another_recipe(config: dict[str, Any], names: set[str]) -> None:
+    """Episodes of another seed or kind must not pass for those that are asked for.
+
+    Raises:
+        ConfigError: If the store holds such an episode; it is named.
+    """
+    from foreact.datasets.store import Store
+
+    for info in Store.open(config["out"]).index:
+        if info.name not in names:
+            continue
+        kind = "demonstrations" if info.has_action else "video"
+        found, wanted = (kind, info.meta.get("seed")), (config["kind"], config["seed"])
+        if found != wanted:
+            raise ConfigError(
+                f"{config['out']} holds episode {info.name} with kind={found[0]} seed={found[1]}, asked for was "
+                f"kind={wanted[0]} seed={wanted[1]}; choose another folder: out=..."
+            )
 
 
 def _run(config: dict[str, Any], jobs: list[Job]) -> Any:
