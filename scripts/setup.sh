@@ -65,17 +65,17 @@ install_torch() {
 # Headless rendering: MuJoCo draws through EGL or OSMesa. What already works is taken as it is; else Mesa's EGL, the faster one.
 find_renderer() {
     "$venv/bin/python" scripts/pick_gl.py > "$venv/gl.log" 2>&1 && return
-    local packages="libegl1 libgl1 libgl1-mesa-dri" sudo=""
+    local packages=(libegl1 libgl1 libgl1-mesa-dri) sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo -n"
     if command -v apt-get > /dev/null && $sudo true 2> /dev/null; then
-        say "Installing Debian packages for headless rendering: $packages"
+        say "Installing Debian packages for headless rendering: ${packages[*]}"
         { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends $packages; } >> "$venv/gl.log" 2>&1 || true
+            apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >> "$venv/gl.log" 2>&1 || true
         "$venv/bin/python" scripts/pick_gl.py >> "$venv/gl.log" 2>&1 && return
     fi
     cat "$venv/gl.log" >&2
     say "setup: no way to render was found (above); the simulator needs one, training from stores does not." >&2
-    say "setup: on Debian and Ubuntu: sudo apt-get install $packages, then make setup again" >&2
+    say "setup: on Debian and Ubuntu: sudo apt-get install ${packages[*]}, then make setup again" >&2
     return 1
 }
 

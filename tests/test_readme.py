@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -95,6 +96,15 @@ def test_command_is_real(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_made_up_command_is_seen(line: str) -> None:
     with pytest.raises((ValueError, UsageError, ConfigError)):
         check(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_examples_import_what_exists(page: Path) -> None:
+    for block in blocks(page.read_text(), "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("foreact"):
+                for alias in node.names:
+                    assert hasattr(import_module(str(node.module)), alias.name), f"{node.module}.{alias.name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

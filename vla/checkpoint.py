@@ -101,13 +101,13 @@ def load_weights(policy: TrainablePolicy, weights: Mapping[str, Tensor], source:
         CheckpointError: Naming what is missing, unknown or of another shape.
     """
     own = policy.state_dict()
-    problems = [f"lacks {name}" for name in own if name not in weights]
-    problems += [f"has unknown {name}" for name in weights if name not in own]
-    problems += [
+    problems = [
         f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
         for name, tensor in own.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
+    problems += [f"lacks {name}" for name in own if name not in weights]
+    problems += [f"has unknown {name}" for name in weights if name not in own]
     if problems:
         lines = "\n".join(f"  - {line}" for line in problems[:8])
         more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""

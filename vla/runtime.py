@@ -137,7 +137,8 @@ class StreamingActor:
     def _check(self, observation: Observation) -> None:
         n = len(observation.slots)
         if len(set(map(int, observation.slots))) != n or len(observation.instruction) != n:
-            raise BadObservation(f"{n} slots must be different and come with {n} instructions")
+            found = f"slots {list(observation.slots)} and {len(observation.instruction)} instructions"
+            raise BadObservation(f"expected {n} different slots, one instruction each; found {found}")
         for camera in self.contract.cameras:
             found = observation.images.get(camera.name)
             expected = (n, camera.height, camera.width, 3)

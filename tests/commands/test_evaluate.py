@@ -104,7 +104,7 @@ def test_videos_and_report_are_written(tmp_path: Path, capsys: pytest.CaptureFix
         (("actor=zero", "device=gpu"), 2, "device"),
         (("actor=zero", "benchmark.tasks=[open_drawer]"), 1, "tasks_per_start"),
         (("actor=zero", "out={tmp}/file/x"), 1, "cannot write results"),
-        (("actor=zero", "seed=["), 2, "configs/evaluate.yaml"),
+        (("actor=zero", "seed=["), 2, "cannot read 'seed=['"),
     ],
 )
 def test_a_mistake_is_one_clear_error(

@@ -103,14 +103,14 @@ def _rewrite(folder: Path, name: str, content: bytes) -> None:
 def test_parts_that_do_not_fit_together_are_named(folder: Path) -> None:
     head = json.loads((folder / "config.json").read_text())
     _rewrite(folder, "config.json", to_json({**head, "config": {**head["config"], "layers": 2, "chunk": 3}}))
-    with pytest.raises(CheckpointError, match=r"(?s)lacks blocks.1.*chunk_queries_KD has shape \(2, 16\), expected \(3, 16\)|chunk"):
+    with pytest.raises(CheckpointError, match=r"(?s)chunk_queries_KD has shape \(2, 16\), expected \(3, 16\).*lacks blocks.1"):
         load_policy(folder)
 
 
 def test_weights_of_a_larger_policy_are_refused(folder: Path, tmp_path: Path) -> None:
     _policy(layers=2).save_pretrained(tmp_path / "deep")
     _rewrite(folder, "model.safetensors", (tmp_path / "deep" / "model.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match="has unknown blocks.1.norm_attention.weight"):
+    with pytest.raises(CheckpointError, match="has unknown blocks.1.attention.out.bias"):
         load_policy(folder)
 
 
@@ -216,7 +216,7 @@ while True:
 
 
 def test_a_killed_writer_leaves_the_old_or_the_new_folder_whole(tmp_path: Path) -> None:
-    """20 kills at random instants; run with --slow for more elsewhere. What is found is complete and never older than said."""
+    """Killed at random instants: what is found is complete, and never older than what was said to be written."""
     target = tmp_path / "folder"
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}

@@ -72,6 +72,7 @@ def test_the_resampler_gives_latents_that_do_not_depend_on_the_order_of_patches(
     assert not torch.allclose(resampler(patches.flip(-1)), latents, atol=1e-3)
 
 
+@torch.no_grad()
 def test_weights_that_write_into_the_residual_stream_start_smaller() -> None:
     torch.manual_seed(5)
     blocks = torch.nn.ModuleList(Block(128, 2) for _ in range(8))

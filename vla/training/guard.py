@@ -57,7 +57,7 @@ def stop_non_finite(
     report = {
         "step": step,
         "what": what,
-        "losses": {name: repr(float(value)) for name, value in losses.items()},
+        "losses": {name: repr(float(value.detach())) for name, value in losses.items()},
         "windows": [{"episode": int(e), "frame": int(f)} for e, f in batch.index],
         "to_blame": [{"episode": int(e), "frame": int(f)} for e, f in batch.index[suspects]],
         "instruction": batch.instruction,

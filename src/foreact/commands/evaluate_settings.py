@@ -52,12 +52,17 @@ class EvaluateSettings(BaseModel):
     def _one_is_judged(self) -> EvaluateSettings:
         if (self.checkpoint is None) == (self.actor is None):
             raise ValueError("say who is judged: either checkpoint=DIR or actor=NAME (zero, random, ...)")
+        if self.actor is not None and (self.execute_steps is not None or self.device != "cpu"):
+            raise ValueError("execute_steps and device go with checkpoint=DIR; an actor=NAME decides both itself")
         return self
 
     @property
     def name(self) -> str:
-        """The actor's name, or that of the checkpoint's folder."""
-        return self.actor if self.checkpoint is None else self.checkpoint.resolve().name  # type: ignore[return-value]
+        """The actor's name, or that of the checkpoint's folder (of its run, where the folder is a run's `policy`)."""
+        if self.checkpoint is None:
+            return str(self.actor)
+        folder = self.checkpoint.resolve()
+        return folder.parent.name if folder.name == "policy" else folder.name
 
     @property
     def folder(self) -> Path:
