@@ -38,13 +38,20 @@ class EpisodeReader:
         name: Its name, for messages.
         get: Path inside the episode's folder -> bytes; raises KeyError or FileNotFoundError.
         where: Path of the folder or of the pack, for messages.
+        sizes: camera -> (height, width) of the store's contract; None if it is not known.
 
     Raises:
         DamagedEpisode: If its manifest or its metadata are not what was written.
         NewerFormat: If a later ForeAct wrote it.
     """
 
-    def __init__(self, name: str, get: Callable[[str], memoryview], where: Path):
+    def __init__(
+        self,
+        name: str,
+        get: Callable[[str], memoryview],
+        where: Path,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
+    ):
         self.name = name
         self._get = get
         self._where = where
@@ -53,21 +60,34 @@ class EpisodeReader:
             manifest = unseal(raw)
         except (BrokenSeal, ValueError) as error:
             raise self._damaged(MANIFEST, str(error)) from error
-        check_version(manifest["version"], f"episode {name} in {where}", EPISODE_VERSION)
-        self.files: Mapping[str, tuple[int, str]] = manifest["files"]
-        """Path inside the folder -> (size, SHA-256)."""
+        check_version(manifest.get("version"), f"episode {name} in {where}", EPISODE_VERSION)
         self._manifest_size = len(raw)
         self.sha256 = digest(raw)
         """Names the whole contents of the episode."""
-        group = self._bytes(GROUP)
-        if hashlib.sha256(group).hexdigest() != self.files[GROUP][1]:
-            raise self._damaged(GROUP, "its SHA-256 is not the one in the manifest")
-        root = json.loads(bytes(group))
-        self.header = EpisodeHeader.from_json(root["attributes"]["foreact"], f"episode {name} in {where}")
-        self._metadata: dict[str, Any] = root["consolidated_metadata"]["metadata"]
+        try:
+            self.files: Mapping[str, tuple[int, str]] = {f: (int(n), str(h)) for f, (n, h) in manifest["files"].items()}
+            """Path inside the folder -> (size, SHA-256)."""
+            group = self._bytes(GROUP)
+            if hashlib.sha256(group).hexdigest() != self.files[GROUP][1]:
+                raise self._damaged(GROUP, "its SHA-256 is not the one in the manifest")
+            root = json.loads(bytes(group))
+            self.header = EpisodeHeader.from_json(root["attributes"]["foreact"], f"episode {name} in {where}")
+            self._metadata: dict[str, Any] = root["consolidated_metadata"]["metadata"]
+            self._check_declared(sizes)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise self._damaged(GROUP, f"it is not what ForeAct writes ({error!r:.100})") from error
         self._codec = codec_from_spec(self.header.codec)
         self._arrays: dict[str, np.ndarray] = {}
         self._frames: dict[str, memoryview] = {}
+
+    def _check_declared(self, sizes: Mapping[str, tuple[int, int]] | None) -> None:
+        """Compare what the header declares with the contract and the arrays, before memory is taken for any of it."""
+        header = self.header
+        if sizes is not None and not header.cameras.items() <= sizes.items():
+            raise self._damaged(GROUP, f"cameras {header.cameras} are not those of the store's contract, {dict(sizes)}")
+        for array, meta in self._metadata.items():
+            if not array.endswith(".frames") and (not meta["shape"] or meta["shape"][0] != header.length):
+                raise self._damaged(GROUP, f"{array} has shape {meta['shape']}, the episode {header.length} frames")
 
     @property
     def bytes(self) -> int:
@@ -225,6 +245,8 @@ def folder_getter(folder: Path) -> Callable[[str], memoryview]:
 
     def get(name: str) -> memoryview:
         if name not in kept:
+            if name.startswith("/") or ".." in name.split("/"):
+                raise KeyError(name)
             path = folder / name
             with open(path, "rb") as file:
                 if name.endswith("frames/c/0") and path.stat().st_size:

@@ -24,6 +24,7 @@ from foreact.datasets.layout import (
     STAGING,
     EpisodeExists,
     InvalidEpisode,
+    StoreError,
     check_name,
     staging_folder,
 )
@@ -120,21 +121,27 @@ class Recorder:
 
     def _commit(self, writer: EpisodeWriter) -> None:
         files = writer.finish()
-        staged = staging_folder(self.path) / stage_name(writer.name)
+        try:
+            self._put_in_place(writer.name, files)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+                raise self._exists(writer.name) from error
+            raise StoreError(
+                f"episode {writer.name} could not be written to {self.path}: {error.strerror or error}. The episodes "
+                "recorded before are safe; check the disk (space, permissions) and record this one again."
+            ) from error
+        writer.bytes = sum(len(data) for data in files.values())
+
+    def _put_in_place(self, name: str, files: Mapping[str, bytes]) -> None:
+        staged = staging_folder(self.path) / stage_name(name)
         try:
             write_tree(staged, files)
-            if self.has(writer.name):
-                raise self._exists(writer.name)
-            try:
-                os.rename(staged, self.path / EPISODES / writer.name)  # fails if another process was faster
-            except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise self._exists(writer.name) from error
-                raise
+            if self.has(name):
+                raise self._exists(name)
+            os.rename(staged, self.path / EPISODES / name)
         finally:
             remove(staged)
         fsync_folder(self.path / EPISODES)
-        writer.bytes = sum(len(data) for data in files.values())
 
     def _exists(self, name: str) -> EpisodeExists:
         return EpisodeExists(

@@ -125,11 +125,12 @@ class Store:
     def _open(self, info: EpisodeInfo) -> EpisodeReader:
         if info.pack is None:
             folder = self.path / EPISODES / info.name
-            return EpisodeReader(info.name, folder_getter(folder), folder)
+            return EpisodeReader(info.name, folder_getter(folder), folder, self._sizes)
         pack = self._pack(info.pack)
-        return EpisodeReader(info.name, pack.getter(info.name, info.offset, info.span), pack.path)
+        return EpisodeReader(info.name, pack.getter(info.name, info.offset, info.span), pack.path, self._sizes)
 
     def _make_caches(self) -> None:
+        self._sizes = {camera.name: (camera.height, camera.width) for camera in self.contract.cameras}
         self._pack = lru_cache(_OPEN_PACKS)(lambda pack: PackFile(self.path / PACKS / pack / PACK_FILE))
         self._reader = lru_cache(_OPEN_EPISODES)(lambda number: self._open(self.index[number]))
 

@@ -41,6 +41,7 @@ class StoreWindows:
         threads: int,
     ):
         self.spec = spec
+        self.episodes = episodes
         self.clips = make_clips(store, episodes)
         self._first_episode = first_episode
         self._order = EpochOrder(self.clips.windows, seed)

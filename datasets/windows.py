@@ -10,6 +10,7 @@ its action chunk starts at it; what lies beyond the clip is masked. Everything m
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ import numpy as np
 
 from foreact.datasets.clips import EpisodeFilter, choose_episodes
 from foreact.datasets.shuffle import Mixture
+from foreact.datasets.statistics import source_hash
 from foreact.datasets.store import Store
 from foreact.datasets.store_windows import StoreWindows
 from foreact.datasets.window_spec import WindowSpec
@@ -98,6 +100,12 @@ class WindowSampler:
             raise ConfigError(f"weights: expected {len(self.stores)} positive numbers, found {list(weights)}")
         self._mixture = Mixture(weights or [part.clips.windows for part in self._parts])
         self._rank, self._world_size = rank, world_size
+
+    @property
+    def source(self) -> str:
+        """16 hex digits that name the contents of all chosen episodes: a resumed run compares them."""
+        hashes = [source_hash(store, part.episodes) for store, part in zip(self.stores, self._parts, strict=True)]
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
     @property
     def windows_per_epoch(self) -> int:

@@ -27,7 +27,8 @@ def main(starts: int) -> int:
     for row in (result.summary() for result in results):
         low |= row["success_rate"] < LOWEST_RATE
         interval = "{:.1%} - {:.1%}".format(*row["ci95"])
-        print(f"{row['scene']} {row['task']:20} {row['success_rate']:7.1%}  [{interval}]  failed starts: {row['failed_starts']}")
+        rate, failed = row["success_rate"], row["failed_starts"]
+        print(f"{row['scene']} {row['task']:20} {rate:7.1%}  [{interval}]  failed starts: {failed}")
     return int(low)
 
 

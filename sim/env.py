@@ -55,7 +55,7 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
 
         Args:
             scene: One of A, B, C, D.
-            sizes: Camera name -> (height, width) in pixels; CALVIN's sizes where not given.
+            sizes: Camera name -> (height, width) in pixels of the cameras to render; both in CALVIN's sizes by default.
             action_mode: One of `ACTION_MODES`.
             rules: Version of the lamp rules, see `foreact.sim.lights`.
             render: Whether observations hold camera frames.

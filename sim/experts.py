@@ -1,7 +1,7 @@
 """Scripted experts for the fixture tasks: feedback laws that act only through `DeskEnv.step`.
 
 An expert is a function of what is measured now (TCP pose and fixture positions), not of time: after a slip or a push it
-finds its way back, and a policy can imitate it from a short history. Every law names the next goal pose; `ExpertActor`
+finds its way back, and a policy can imitate it from a short history. Every law names the next goal pose; `Expert`
 turns the goal into a relative action.
 """
 

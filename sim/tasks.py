@@ -100,8 +100,6 @@ class Task:
     family: str
     """slider, drawer or lights; tasks of one family undo each other."""
     goal: Goal
-    instructions: tuple[str, ...] = ()
-    """Sentences that ask for it; filled by the instruction tables."""
 
     def reached(self, start: SceneInfo, now: SceneInfo) -> bool:
         """Whether the task that began at `start` is done at `now`."""

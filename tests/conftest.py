@@ -28,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
         pick_gl_backend()
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages hold long temporary paths; no line of theirs is wrapped, whatever the terminal."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+
 def _has_gpu() -> bool:
     if not importlib.util.find_spec("torch"):
         return False

@@ -1,11 +1,11 @@
-"""A policy in a folder that needs nothing else: config, weights, statistics, contract, its text and vision side, hashes.
+"""A policy in a folder that needs nothing else.
 
-    config.json         format, name of the policy, its sizes
-    model.safetensors   all weights, frozen towers included
-    statistics.json     of the training data's state
-    contract.yaml       what it requires of an environment or a robot
-    text/, vision/      tokenizer and config of pretrained towers, if it has any
-    manifest.json       sizes and SHA-256 of the above, written last
+config.json         format, name of the policy, its sizes
+model.safetensors   all weights, frozen towers included
+statistics.json     of the training data's state
+contract.yaml       what it requires of an environment or a robot
+text/, vision/      tokenizer and config of pretrained towers, if it has any
+manifest.json       sizes and SHA-256 of the above, written last
 """
 
 from __future__ import annotations
@@ -135,4 +135,3 @@ def _read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected an object, found {type(value).__name__}")
     return value
-

@@ -1,7 +1,7 @@
 """Folders that appear whole or not at all, with a manifest that finds any damage.
 
-A folder is written under a temporary name, every file and folder is synced to disk, `manifest.json` (sizes and SHA-256 of all
-files) comes last, and one rename puts it in its place: a kill or a power cut at any instant leaves the old state.
+A folder is written under a temporary name, `manifest.json` (sizes and SHA-256 of all files) last; everything is synced
+to disk, then one rename puts it in its place: a kill or a power cut at any instant leaves the old state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from foreact.vla.errors import ForeActError
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 _STAGE = ".stage-"
+_AGAIN = "copy the folder again or use an older checkpoint"
 
 
 class DamagedFolder(ForeActError):
@@ -95,19 +96,23 @@ def verify_folder(folder: Path) -> list[str]:
         found, entries = manifest["format"], dict(manifest["files"])
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedFolder(f"{path} is damaged: {error!r}; copy the folder again or use an older checkpoint") from error
+        raise DamagedFolder(
+            f"{path} is damaged: {error!r}; copy the folder again or use an older checkpoint"
+        ) from error
     if found != MANIFEST_FORMAT:
-        raise DamagedFolder(f"{path} has format {found!r}; this ForeAct reads {MANIFEST_FORMAT}: use a matching release")
+        raise DamagedFolder(
+            f"{path} has format {found!r}; this ForeAct reads {MANIFEST_FORMAT}: use a matching release"
+        )
     for name, (size, digest) in expected.items():
         file = folder / name
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise DamagedFolder(f"{path} names {name!r}, which is outside of the folder")
         if not file.is_file():
-            raise DamagedFolder(f"{folder} lacks {name}; copy the folder again or use an older checkpoint")
+            raise DamagedFolder(f"{folder} lacks {name}; {_AGAIN}")
         if file.stat().st_size != size:
-            raise DamagedFolder(
-                f"{file} has {file.stat().st_size} bytes, {size} were written; copy the folder again or use an older one"
-            )
+            raise DamagedFolder(f"{file} has {file.stat().st_size} bytes, {size} were written; {_AGAIN}")
         if sha256_of(file) != digest:
-            raise DamagedFolder(f"{file} is damaged (its SHA-256 differs); copy the folder again or use an older checkpoint")
+            raise DamagedFolder(
+                f"{file} is damaged (its SHA-256 differs); copy the folder again or use an older checkpoint"
+            )
     return sorted(expected)

@@ -95,9 +95,7 @@ class PerceiverResampler(nn.Module):
         self.latents_LD = nn.Parameter(torch.randn(latents, width) * 0.5)
         self.norm_media = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
         self.norm_latents = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
-        self.attention = nn.ModuleList(
-            Attention(width, heads, bias=False, head_width=head_width) for _ in range(depth)
-        )
+        self.attention = nn.ModuleList(Attention(width, heads, bias=False, head_width=head_width) for _ in range(depth))
         self.mlp = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), Mlp(width, bias=False)) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 

@@ -1,7 +1,7 @@
-"""What acts, and what can be trained: the two interfaces that every policy meets.
+"""What acts: the interface that everything which judges or runs a policy knows.
 
-`Actor` is all that evaluation, serving and the robot bridge know; anybody's policy can be one. `Policy` is an Actor's
-trainable inside: a torch module with a loss. `foreact.vla.runtime.StreamingActor` turns a Policy into an Actor.
+Anybody's policy can be an `Actor`. Those of ours are torch modules with a loss (`foreact.vla.trainable`), which
+`foreact.vla.runtime.StreamingActor` turns into Actors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Streaming inference: a trained policy as an `Actor`, for many robots or environments at once.
 
-Each frame is encoded at most once and its tokens are kept; a frame that no plan looks at is never encoded; a sentence is
-encoded once. The numbers are those of `TrainablePolicy.plan`, the full forward pass.
+Each frame is encoded at most once and its tokens are kept; a frame that no plan looks at is never encoded; a sentence
+is encoded once. The numbers are those of `TrainablePolicy.plan`, the full forward pass.
 
 Shape legend: N slots of one call, T history frames, F tokens of a frame, D width, S state size.
 """
@@ -147,7 +147,9 @@ class StreamingActor:
                 raise BadObservation(f"camera {camera.name!r}: expected uint8 {expected}, found {what}")
         expected = (n, self.contract.state_size)
         if np.shape(observation.state) != expected or not np.isfinite(observation.state).all():
-            raise BadObservation(f"state: expected {expected} finite numbers, found shape {np.shape(observation.state)}")
+            raise BadObservation(
+                f"state: expected {expected} finite numbers, found shape {np.shape(observation.state)}"
+            )
 
 
 def _tokens(frame: _Frame) -> Tensor:
@@ -166,5 +168,7 @@ def find_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"device {name!r} is not one; use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
+        raise ConfigError(
+            f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
+        )
     return device

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,15 @@ MAX_BYTES = 512
 CLIP_HUB_NAME = "openai/clip-vit-base-patch32"
 
 
-class TextTower(Protocol):
-    """What a policy asks of a text tower."""
+class TextTower(nn.Module):
+    """What a policy asks of a text tower: `forward` maps N sentences to (N, D)."""
 
     width: int
-    frozen: bool
+    """Length of a sentence's vector, D."""
 
-    def __call__(self, sentences: Sequence[str]) -> Tensor:
-        """N sentences -> (N, D)."""
-        ...
+    def files(self) -> dict[str, bytes]:
+        """What a checkpoint must keep besides weights, to build the tower again offline."""
+        return {}
 
 
 def sentence_bytes(sentences: Sequence[str], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -43,16 +43,16 @@ def sentence_bytes(sentences: Sequence[str], device: torch.device | str = "cpu")
     rows = [[1 + byte for byte in sentence.strip().lower().encode()] or [257] for sentence in sentences]
     for sentence, row in zip(sentences, rows, strict=True):
         if len(row) > MAX_BYTES:
-            raise ConfigError(f"an instruction has {len(row)} bytes, at most {MAX_BYTES} are read: {sentence[:60]!r}...")
+            raise ConfigError(
+                f"an instruction has {len(row)} bytes, at most {MAX_BYTES} are read: {sentence[:60]!r}..."
+            )
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.long, device=device)
     return ids, ids != 0
 
 
-class SmallText(nn.Module):
+class SmallText(TextTower):
     """A character-level transformer over UTF-8 bytes, trained from scratch; the sentence is the mean of its tokens."""
-
-    frozen = False
 
     def __init__(self, *, width: int = 96, depth: int = 2, heads: int = 4):
         super().__init__()
@@ -76,16 +76,14 @@ class SmallText(nn.Module):
         return (x * weight).sum(dim=1) / weight.sum(dim=1)
 
 
-class ClipText(nn.Module):
+class ClipText(TextTower):
     """CLIP's frozen text tower: the projected end-of-text feature, scaled to unit length as in GR-1."""
 
-    frozen = True
-
-    def __init__(self, model: nn.Module, tokenizer):
+    def __init__(self, model: Any, tokenizer: Any):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.width = int(model.config.projection_dim)  # type: ignore[union-attr]
+        self.width = int(model.config.projection_dim)
 
     def train(self, mode: bool = True) -> ClipText:
         """Stays in evaluation mode: the tower is frozen."""
@@ -95,14 +93,14 @@ class ClipText(nn.Module):
     def forward(self, sentences: Sequence[str]) -> Tensor:
         device = next(self.model.parameters()).device
         tokens = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt").to(device)
-        vectors = self.model(**tokens).text_embeds.float()  # type: ignore[operator]
+        vectors = self.model(**tokens).text_embeds.float()
         return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-6)
 
     def files(self) -> dict[str, bytes]:
         """Tokenizer and config files, from which `from_files` builds the tower without weights."""
         with tempfile.TemporaryDirectory() as folder:
             self.tokenizer.save_pretrained(folder)
-            self.model.config.save_pretrained(folder)  # type: ignore[union-attr]
+            self.model.config.save_pretrained(folder)
             return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
 
     @classmethod
@@ -114,7 +112,7 @@ class ClipText(nn.Module):
         return cls(CLIPTextModelWithProjection(config), CLIPTokenizer.from_pretrained(folder, local_files_only=True))
 
 
-def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "") -> nn.Module:
+def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "") -> TextTower:
     """The tower called `name`: "small" or "clip".
 
     Args:
@@ -142,4 +140,3 @@ def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "
             f"text tower 'clip' could not be loaded from {source}: {str(error).splitlines()[0]}\n"
             f"Download {CLIP_HUB_NAME} into a folder and name it with policy.text_folder=DIR, or use policy.text=small."
         ) from error
-

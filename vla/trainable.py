@@ -47,7 +47,7 @@ class TrainablePolicy(nn.Module):
 
     @abstractmethod
     def encode_frames(self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor) -> Tensor:
-        """Tokens of N frames (N, F, D) from uint8 images (N, H, W, 3) and state (N, S): what depends on one frame alone."""
+        """Tokens (N, F, D) of N frames, each by itself, from uint8 images (N, H, W, 3) and state (N, S)."""
 
     @abstractmethod
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -122,7 +122,9 @@ class TrainablePolicy(nn.Module):
 
         policy = load_policy(folder, device)
         if not isinstance(policy, cls):
-            raise CheckpointError(f"{folder} holds a {policy.name!r} policy, not {getattr(cls, 'name', cls.__name__)!r}")
+            raise CheckpointError(
+                f"{folder} holds a {policy.name!r} policy, not {getattr(cls, 'name', cls.__name__)!r}"
+            )
         return policy
 
     @property

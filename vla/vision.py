@@ -9,7 +9,7 @@ Shape legend: N pictures, P patches, D width.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,22 +33,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class VisionTower(Protocol):
-    """What a policy asks of a vision tower."""
+class VisionTower(nn.Module):
+    """What a policy asks of a vision tower: `forward` maps (N, 3, H, W) to patches (N, P, D) and a summary (N, D)."""
 
     width: int
-    frozen: bool
+    """Width of its tokens, D."""
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) in [0, 1] -> patches (N, P, D), summary (N, D)."""
-        ...
+    def files(self) -> dict[str, bytes]:
+        """What a checkpoint must keep besides weights, to build the tower again offline."""
+        return {}
 
 
-class SmallVision(nn.Module):
+class SmallVision(VisionTower):
     """A small encoder trained from scratch: three stride-2 convolutions (8x8 pixels become one token), then
     transformer blocks with a learned summary token."""
-
-    frozen = False
 
     def __init__(self, size: tuple[int, int], *, width: int = 128, depth: int = 1, heads: int = 4):
         super().__init__()
@@ -76,15 +74,16 @@ class SmallVision(nn.Module):
         return x[:, 1:], x[:, 0]
 
 
-class PretrainedVision(nn.Module):
+class PretrainedVision(VisionTower):
     """A frozen tower of transformers; pictures are resized to its own size and normalised as it was trained."""
 
-    frozen = True
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        config = model.config  # type: ignore[union-attr]
+        config = model.config
         self.family = str(config.model_type)
         # DINOv2 interpolates its positions: 16 x 16 patches are enough, its own 518 pixels would cost five times more.
         side = 16 * config.patch_size if self.family == "dinov2" else config.image_size
@@ -104,12 +103,12 @@ class PretrainedVision(nn.Module):
         settings = {}
         if self.family == "vit_mae":  # without noise it would shuffle the patches, even with nothing masked
             settings["noise"] = torch.arange(self.patches, device=pixels.device).expand(len(pixels), -1)
-        tokens = self.model((pixels - self.mean) / self.std, **settings).last_hidden_state  # type: ignore[operator]
+        tokens = self.model((pixels - self.mean) / self.std, **settings).last_hidden_state
         return tokens[:, 1:], tokens[:, 0]
 
     def files(self) -> dict[str, bytes]:
         """The config file, from which `from_files` builds the tower without weights."""
-        return {"config.json": self.model.config.to_json_string(use_diff=False).encode()}  # type: ignore[union-attr]
+        return {"config.json": self.model.config.to_json_string(use_diff=False).encode()}
 
     @classmethod
     def from_files(cls, folder: Path) -> PretrainedVision:
@@ -128,7 +127,9 @@ class PretrainedVision(nn.Module):
         return cls(AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True)))
 
 
-def build_vision(name: str, size: tuple[int, int], *, width: int, depth: int, heads: int, folder: str = "") -> nn.Module:
+def build_vision(
+    name: str, size: tuple[int, int], *, width: int, depth: int, heads: int, folder: str = ""
+) -> VisionTower:
     """The tower called `name` for pictures of `size` (height, width).
 
     Args:
@@ -149,7 +150,7 @@ def build_vision(name: str, size: tuple[int, int], *, width: int, depth: int, he
     return PretrainedVision(load_pretrained_tower(name, folder))
 
 
-def load_pretrained_tower(name: str, folder: str) -> nn.Module:
+def load_pretrained_tower(name: str, folder: str) -> Any:
     """Weights of a pretrained tower through transformers (safetensors only, no remote code).
 
     Raises:
@@ -166,5 +167,6 @@ def load_pretrained_tower(name: str, folder: str) -> nn.Module:
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
             f"vision tower {name!r} could not be loaded from {source}: {str(error).splitlines()[0]}\n"
-            f"Download {PRETRAINED[name]} into a folder and name it with policy.vision_folder=DIR, or use policy.vision=small."
+            f"Download {PRETRAINED[name]} into a folder and name it with policy.vision_folder=DIR, "
+            "or use policy.vision=small."
         ) from error

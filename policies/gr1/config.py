@@ -72,11 +72,14 @@ class GR1Config:
             if getattr(self, name) < 1:
                 raise ConfigError(f"policy.{name} must be at least 1, found {getattr(self, name)}")
         if not 1 <= self.execute_steps <= self.chunk:
-            raise ConfigError(f"policy.execute_steps must be 1 to policy.chunk={self.chunk}, found {self.execute_steps}")
+            raise ConfigError(
+                f"policy.execute_steps must be 1 to policy.chunk={self.chunk}, found {self.execute_steps}"
+            )
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise ConfigError(
-                    f"policy.{width} ({getattr(self, width)}) must be a multiple of policy.{heads} ({getattr(self, heads)})"
+                    f"policy.{width} ({getattr(self, width)}) must be a multiple of policy.{heads} "
+                    f"({getattr(self, heads)})"
                 )
         if self.foresight_positions not in ("one", "all"):
             raise ConfigError(f"policy.foresight_positions must be 'one' or 'all', found {self.foresight_positions!r}")

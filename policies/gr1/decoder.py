@@ -39,9 +39,7 @@ class PixelDecoder(nn.Module):
     def forward(self, queries_NQD: Tensor, current_N3HW: Tensor) -> Tensor:
         """Query outputs and the current frames (pixels in [0, 1]) to predicted frames (N, 3, H, W)."""
         rows, columns = (side // self.patch for side in current_N3HW.shape[-2:])
-        now_NPC = rearrange(
-            current_N3HW, "n c (r p) (s q) -> n (r s) (p q c)", p=self.patch, q=self.patch
-        )
+        now_NPC = rearrange(current_N3HW, "n c (r p) (s q) -> n (r s) (p q c)", p=self.patch, q=self.patch)
         masks = (self.mask_token_D + self._table(rows, columns)).expand(len(queries_NQD), -1, -1)
         if self.see is not None:
             masks = masks + self.see((now_NPC - 0.5) * 4.0)

@@ -112,9 +112,7 @@ def action_losses(
     return parts
 
 
-def pixel_losses(
-    painted: Tensor, now: Tensor, then: Tensor, valid_N: Tensor, moved_weight: float
-) -> dict[str, Tensor]:
+def pixel_losses(painted: Tensor, now: Tensor, then: Tensor, valid_N: Tensor, moved_weight: float) -> dict[str, Tensor]:
     """Weighted squared error of painted frames and the error sums on pixels that move.
 
     Args:

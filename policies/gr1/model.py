@@ -33,9 +33,9 @@ from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
 from foreact.vla.layers import Block, PerceiverResampler, init_gpt2
 from foreact.vla.policy import Plan
-from foreact.vla.text import ClipText, build_text
+from foreact.vla.text import ClipText, TextTower, build_text
 from foreact.vla.trainable import Statistics, TrainablePolicy
-from foreact.vla.vision import PretrainedVision, build_vision
+from foreact.vla.vision import PretrainedVision, VisionTower, build_vision
 
 
 class GR1(TrainablePolicy):
@@ -50,8 +50,8 @@ class GR1(TrainablePolicy):
         contract: Contract,
         statistics: Statistics,
         *,
-        vision: nn.Module | None = None,
-        text: nn.Module | None = None,
+        vision: VisionTower | None = None,
+        text: TextTower | None = None,
     ):
         """Build with random weights.
 
@@ -289,8 +289,8 @@ class GR1(TrainablePolicy):
     def tower_files(self) -> dict[str, bytes | Callable[[Path], None]]:
         """Tokenizer and configs of pretrained towers, so that the checkpoint runs offline."""
         return {
-            **{f"text/{name}": content for name, content in getattr(self.text, "files", dict)().items()},
-            **{f"vision/{name}": content for name, content in getattr(self.vision, "files", dict)().items()},
+            **{f"text/{name}": content for name, content in self.text.files().items()},
+            **{f"vision/{name}": content for name, content in self.vision.files().items()},
         }
 
     def normaliser(self) -> dict[str, Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from foreact.datasets.recorder import Recorder
 from foreact.datasets.sealed import BrokenSeal, seal, unseal
 from foreact.datasets.selftest_episodes import SELFTEST_CONTRACT, make_episode, same_episode
 from foreact.datasets.store import Store
+from foreact.datasets.verify import verify_store
 from foreact.vla.contract import Camera, Contract, ContractMismatch
 from foreact.vla.images import resize_frames
 
@@ -75,6 +78,20 @@ def test_some_frames_are_those_of_the_whole(store: Store, frames: slice | np.nda
     assert whole.state is not None and some.state is not None and some.action is not None
     np.testing.assert_array_equal(some.state, whole.state[at])
     assert whole.images["static"][4, 0, 0, 0] == 4 and whole.state[4, 1] == 4
+
+
+@pytest.mark.parametrize("codec", ["fast", "small", "av1"])
+def test_frames_in_any_order_are_those_of_the_whole_with_lossy_codecs(tmp_path: Path, codec: str) -> None:
+    contract = SELFTEST_CONTRACT.model_copy(update={"cameras": (Camera(name="front", height=64, width=80),)})
+    rng = np.random.default_rng(0)
+    frames = np.repeat(np.repeat(rng.integers(0, 255, (7, 8, 10, 3), np.uint8), 8, 1), 8, 2)
+    Recorder(tmp_path, contract, codec=codec).write(EpisodeData(images={"front": frames}), "e")
+    store = Store.open(tmp_path)
+    whole = store.read("e").images["front"]
+    assert np.abs(whole.astype(float) - frames).mean() < 12, "frames are mixed up"
+    order = [6, 1, 1, 0, 5, 3]
+    np.testing.assert_array_equal(store.read("e", np.array(order)).images["front"], whole[order])
+    assert not verify_store(tmp_path, decode=True).problems
 
 
 def test_resize_is_the_one_that_acting_uses(tmp_path: Path) -> None:
@@ -317,3 +334,83 @@ def test_nothing_warns_while_recording(tmp_path: Path, contract: Contract, make_
         warnings.simplefilter("error")
         Recorder(tmp_path, contract).write(make_episode(0, 2))
         assert len(Store.open(tmp_path)) == 1
+
+
+def _die_or_fail_at(patch: pytest.MonkeyPatch, fail_at: int, error: BaseException) -> list[str]:
+    """Let the change number `fail_at` of the file system, and every later one if it is a kill, raise `error`."""
+    log: list[str] = []
+    reals = {name: getattr(os, name) for name in ("rename", "fsync", "mkdir", "open", "unlink")}
+
+    def call(name: str, *args, **kwargs):
+        log.append(name)
+        if len(log) - 1 == fail_at or len(log) - 1 > fail_at and not isinstance(error, OSError):
+            raise error
+        return reals[name](*args, **kwargs)
+
+    for name in reals:
+        patch.setattr(os, name, partial(call, name))
+    return log
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it to go on."""
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(5, "I/O error"), Killed()])
+def test_whatever_operation_fails_the_earlier_episodes_are_safe(tmp_path, contract, make_episode, error) -> None:
+    earlier = make_episode(1, 2, video=True)
+    for fail_at in range(1000):
+        path = tmp_path / str(fail_at)
+        recorder = Recorder(path, contract, codec="raw")
+        recorder.write(earlier, name="earlier")
+        with pytest.MonkeyPatch.context() as patch:
+            log = _die_or_fail_at(patch, fail_at, error)
+            try:
+                recorder.write(make_episode(2, 2, video=True), name="later")
+                outcome = "written"
+            except (StoreError, Killed) as caught:
+                outcome = str(caught)
+        store = Store.open(path)
+        assert "earlier" in store.index.names and not store.damaged
+        np.testing.assert_array_equal(store.read("earlier").images["static"], earlier.images["static"])
+        if outcome == "written":
+            assert store.index.names == ["earlier", "later"]
+        elif isinstance(error, OSError):
+            assert str(error.strerror) in outcome and "episode later could not be written" in outcome
+        if fail_at >= len(log):
+            break
+    assert fail_at > 20, "the operations were not seen"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header: header.update(length=10**12), "has shape"),
+        (lambda header: header["cameras"].update(static=[8000, 8000]), "are not those of the store's contract"),
+        (lambda header: header["cameras"].update({"../../x": [2, 2]}), "are not those of the store's contract"),
+        (lambda header: header.pop("segments"), "not what ForeAct writes"),
+        (lambda header: header.update(cameras=7), "not what ForeAct writes"),
+    ],
+)
+def test_an_episode_that_declares_nonsense_is_refused(store: Store, change, message: str) -> None:
+    """Its checksums are right: somebody made it so."""
+    folder = store.path / "episodes" / "e0"
+    group = json.loads((folder / "zarr.json").read_bytes())
+    change(group["attributes"]["foreact"])
+    data = json.dumps(group).encode()
+    (folder / "zarr.json").write_bytes(data)
+    manifest = unseal((folder / "manifest.json").read_bytes())
+    manifest["files"]["zarr.json"] = [len(data), hashlib.sha256(data).hexdigest()]
+    (folder / "manifest.json").write_bytes(seal(manifest))
+    with pytest.raises(DamagedEpisode, match=f"episode e0 is damaged.*{message}"):
+        Store.open(store.path).read("e0")
+
+
+def test_a_manifest_cannot_reach_outside_of_its_folder(store: Store) -> None:
+    folder = store.path / "episodes" / "e0"
+    manifest = unseal((folder / "manifest.json").read_bytes())
+    manifest["files"]["../../../secret"] = [3, "0" * 64]
+    (folder / "manifest.json").write_bytes(seal(manifest))
+    (store.path.parent / "secret").write_bytes(b"abc")
+    (problem,) = verify_store(store.path).problems
+    assert "../../../secret: missing" in problem

@@ -123,6 +123,14 @@ def test_ranks_share_the_work_without_overlap(store: Store) -> None:
     np.testing.assert_array_equal(np.concatenate([h.index for h in halves]), whole.index)
 
 
+def test_the_source_names_the_chosen_episodes(store: Store) -> None:
+    def source(**options) -> str:
+        return WindowSampler(store, SPEC, seed=0, batch_size=2, **options).source
+
+    assert source() == source(cache="none") == source(episodes=[0, 1, 2, 3, 4])
+    assert source() != source(split="train")
+
+
 def test_split_and_filters(store: Store) -> None:
     def episodes(**options) -> set[int]:
         sampler = WindowSampler(store, SPEC, seed=0, batch_size=40, **options)

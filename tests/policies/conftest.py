@@ -1,6 +1,7 @@
 """A small GR-1 with made-up windows, shared by the policy's tests."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from foreact.policies.gr1.model import GR1
 from foreact.vla.batch import WindowBatch
 from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 
-TINY = dict(
-    history=3, history_stride=2, foresight_steps=4, chunk=3, execute_steps=2, width=32, layers=3, heads=2, vision_width=32,
-    vision_heads=2, text_width=16, text_layers=1, text_heads=2, resampler_latents=2, resampler_heads=2,
+TINY: dict[str, Any] = dict(
+    history=3, history_stride=2, foresight_steps=4, chunk=3, execute_steps=2, width=32, layers=3, heads=2,
+    vision_width=32, vision_heads=2, text_width=16, text_layers=1, text_heads=2, resampler_latents=2, resampler_heads=2,
     resampler_head_width=8, image_queries=2, decoder_width=16, decoder_layers=1, decoder_heads=2,
 )  # fmt: skip
 

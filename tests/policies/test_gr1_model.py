@@ -97,7 +97,8 @@ def test_the_past_does_not_see_the_future_and_the_future_sees_the_past(policy: G
 def test_within_a_step_earlier_tokens_do_not_see_later_ones(policy: GR1, batch: WindowBatch) -> None:
     frames, language, exists = _encoded(policy, batch)
     hidden: list[torch.Tensor] = []
-    policy.blocks[1].register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
+    layer = policy.blocks[1]
+    layer.register_forward_hook(lambda *call: hidden.append(call[2]))
     policy.answer(frames, language, exists, last_only=True, image_step_BI=None)
     frames[:, 0, -1] += torch.randn(32)  # the hand camera's summary, last context token of step 0
     policy.answer(frames, language, exists, last_only=True, image_step_BI=None)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from foreact.vla.files import DamagedFolder, sweep, verify_folder, write_folder
 from foreact.vla.registry import policy_class, policy_names
 from foreact.vla.training.synthetic import synthetic_contract
 
-SIZES = dict(
+SIZES: dict[str, Any] = dict(
     chunk=2, execute_steps=1, width=16, layers=1, heads=2, vision_width=16, vision_heads=2, text_width=8, text_layers=1,
     text_heads=2, resampler_latents=1, resampler_heads=1, resampler_head_width=8, image_queries=1, decoder_width=8,
     decoder_layers=1, decoder_heads=2,
@@ -77,7 +78,9 @@ def test_every_flipped_byte_is_found(folder: Path) -> None:
     load_policy(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "contract.yaml", "model.safetensors", "statistics.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "contract.yaml", "model.safetensors", "statistics.json", "manifest.json"]
+)
 def test_a_missing_or_cut_file_is_named(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     if name != "manifest.json":
@@ -103,7 +106,9 @@ def _rewrite(folder: Path, name: str, content: bytes) -> None:
 def test_parts_that_do_not_fit_together_are_named(folder: Path) -> None:
     head = json.loads((folder / "config.json").read_text())
     _rewrite(folder, "config.json", to_json({**head, "config": {**head["config"], "layers": 2, "chunk": 3}}))
-    with pytest.raises(CheckpointError, match=r"(?s)chunk_queries_KD has shape \(2, 16\), expected \(3, 16\).*lacks blocks.1"):
+    with pytest.raises(
+        CheckpointError, match=r"(?s)chunk_queries_KD has shape \(2, 16\), expected \(3, 16\).*lacks blocks.1"
+    ):
         load_policy(folder)
 
 
@@ -175,7 +180,7 @@ def test_pretrained_towers_travel_with_the_checkpoint(tmp_path: Path, monkeypatc
     import transformers as hf
 
     torch.manual_seed(0)
-    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    sizes: dict[str, Any] = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     hf.ViTMAEModel(hf.ViTMAEConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(tmp_path / "mae")
     letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz")]
     vocab = {word: i for i, word in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
@@ -188,9 +193,7 @@ def test_pretrained_towers_travel_with_the_checkpoint(tmp_path: Path, monkeypatc
     (tmp_path / "clip" / "merges.txt").write_text("#version: 0.2\n")
     hf.CLIPTokenizer.from_pretrained(tmp_path / "clip").save_pretrained(tmp_path / "clip")
 
-    policy = _policy(
-        vision="mae", vision_folder=str(tmp_path / "mae"), text="clip", text_folder=str(tmp_path / "clip")
-    )
+    policy = _policy(vision="mae", vision_folder=str(tmp_path / "mae"), text="clip", text_folder=str(tmp_path / "clip"))
     assert all(not name.startswith(("vision", "text")) for name, p in policy.named_parameters() if p.requires_grad)
     policy.save_pretrained(tmp_path / "policy")
     for name in ("mae", "clip"):
@@ -221,7 +224,9 @@ def test_a_killed_writer_leaves_the_old_or_the_new_folder_whole(tmp_path: Path) 
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     for _ in range(8):
-        child = subprocess.Popen([sys.executable, "-c", _WRITER, str(target)], stdout=subprocess.PIPE, text=True, env=env)
+        child = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(target)], stdout=subprocess.PIPE, text=True, env=env
+        )
         assert child.stdout is not None
         said = int(child.stdout.readline())
         time.sleep(float(rng.uniform(0, 0.05)))

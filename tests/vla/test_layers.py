@@ -53,7 +53,9 @@ def test_sincos_positions_are_those_of_mae() -> None:
     table = sincos_positions(3, 5, 8)
     for row in range(3):
         for column in range(5):
-            expected = [f(axis / 10000 ** (i / 2)) for axis in (column, row) for f in (math.sin, math.cos) for i in range(2)]
+            expected = [
+                f(axis / 10000 ** (i / 2)) for axis in (column, row) for f in (math.sin, math.cos) for i in range(2)
+            ]
             assert table[row * 5 + column].tolist() == pytest.approx(expected, abs=1e-6)
 
 

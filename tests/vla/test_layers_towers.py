@@ -1,6 +1,7 @@
 """Text and vision towers, the pretrained ones built here with random weights and read back from a folder."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,9 @@ def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
 def _save_tiny(name: str, folder: Path) -> None:
     import transformers as hf
 
-    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8)
+    sizes: dict[str, Any] = dict(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
+    )
     torch.manual_seed(0)
     if name == "mae":
         model = hf.ViTMAEModel(hf.ViTMAEConfig(**sizes, intermediate_size=32))

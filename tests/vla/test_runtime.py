@@ -1,5 +1,7 @@
 """The streaming actor against the full forward pass, with robots in different phases."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,9 @@ from foreact.vla.policy import Actor, Observation, Plan
 from foreact.vla.runtime import BadObservation, StreamingActor
 from foreact.vla.training.synthetic import synthetic_contract
 
-SIZES = dict(
-    history=3, history_stride=2, foresight_steps=4, chunk=4, execute_steps=3, width=32, layers=2, heads=2, vision_width=32,
-    vision_heads=2, text_width=16, text_layers=1, text_heads=2, resampler_latents=2, resampler_heads=2,
+SIZES: dict[str, Any] = dict(
+    history=3, history_stride=2, foresight_steps=4, chunk=4, execute_steps=3, width=32, layers=2, heads=2,
+    vision_width=32, vision_heads=2, text_width=16, text_layers=1, text_heads=2, resampler_latents=2, resampler_heads=2,
     resampler_head_width=8, image_queries=2, decoder_width=16, decoder_layers=1, decoder_heads=2,
 )  # fmt: skip
 CAMERAS = ("front", "hand")
@@ -23,7 +25,7 @@ CAMERAS = ("front", "hand")
 def policy() -> GR1:
     torch.manual_seed(0)
     statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
-    policy = GR1(GR1Config(**SIZES), synthetic_contract({name: (16, 16) for name in CAMERAS}), statistics)
+    policy = GR1(GR1Config(**SIZES), synthetic_contract(dict.fromkeys(CAMERAS, (16, 16))), statistics)
     with torch.no_grad():  # so that histories and sentences really change the actions
         for parameter in policy.blocks.parameters():
             parameter.mul_(3.0)
@@ -40,7 +42,9 @@ def _stream(slot: int, length: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
 def _full(policy: GR1, images: dict[str, np.ndarray], state: np.ndarray, now: int, sentence: str) -> Plan:
     """The plan at step `now` from the whole window, padded on the right, as in training."""
     config = policy.config
-    steps = [t for t in range(now - (config.history - 1) * config.history_stride, now + 1, config.history_stride) if t >= 0]
+    steps = [
+        t for t in range(now - (config.history - 1) * config.history_stride, now + 1, config.history_stride) if t >= 0
+    ]
     exists = torch.arange(config.history)[None] < len(steps)
     padded = steps + [0] * (config.history - len(steps))
     return policy.plan(
@@ -91,7 +95,9 @@ def test_the_history_and_the_sentence_matter(policy: GR1) -> None:
     images, state = _stream(0, 10)
     alone = _full(policy, {n: f[9:] for n, f in images.items()}, state[9:], 0, "a").actions
     assert np.abs(_full(policy, images, state, 9, "a").actions - alone).max() > 1e-3
-    assert np.abs(_full(policy, images, state, 9, "b").actions - _full(policy, images, state, 9, "a").actions).max() > 1e-4
+    assert (
+        np.abs(_full(policy, images, state, 9, "b").actions - _full(policy, images, state, 9, "a").actions).max() > 1e-4
+    )
 
 
 def test_after_reset_only_the_new_frame_counts(policy: GR1) -> None:
@@ -152,7 +158,10 @@ def test_memory_does_not_grow(policy: GR1) -> None:
     [
         ({"images": {"front": np.zeros((1, 16, 16, 3), np.uint8)}}, "camera 'hand': expected .* found nothing"),
         ({"images": {n: np.zeros((1, 16, 16, 3), np.float32) for n in CAMERAS}}, "camera 'front': expected uint8"),
-        ({"images": {n: np.zeros((1, 8, 16, 3), np.uint8) for n in CAMERAS}}, r"\(1, 16, 16, 3\), found uint8 \(1, 8, 16, 3\)"),
+        (
+            {"images": {n: np.zeros((1, 8, 16, 3), np.uint8) for n in CAMERAS}},
+            r"\(1, 16, 16, 3\), found uint8 \(1, 8, 16, 3\)",
+        ),
         ({"state": np.zeros((1, 4), np.float32)}, r"expected \(1, 3\) finite numbers, found shape \(1, 4\)"),
         ({"state": np.array([[0.0, np.nan, 0.0]], np.float32)}, "finite"),
         ({"instruction": []}, "1 different slots, one instruction each; found"),

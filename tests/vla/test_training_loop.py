@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,12 +30,12 @@ from foreact.vla.training.loop import Trainer, make_optimizer, use_bf16
 from foreact.vla.training.state import checkpoints, newest
 from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 
-SIZES = dict(
-    history=2, history_stride=1, foresight_steps=3, chunk=2, execute_steps=1, width=16, layers=1, heads=2, vision_width=16,
-    vision_heads=2, text_width=8, text_layers=1, text_heads=2, resampler_latents=1, resampler_heads=1,
+SIZES: dict[str, Any] = dict(
+    history=2, history_stride=1, foresight_steps=3, chunk=2, execute_steps=1, width=16, layers=1, heads=2,
+    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, resampler_latents=1, resampler_heads=1,
     resampler_head_width=8, image_queries=1, decoder_width=8, decoder_layers=1, decoder_heads=2, dropout=0.1,
 )  # fmt: skip
-TRAINER = dict(
+TRAINER: dict[str, Any] = dict(
     max_steps=6, batch_size=4, warmup_steps=2, threads=1, precision="fp32", log_every=2, validate_every=3,
     validate_batches=1, save_every=3, tensorboard=False,
 )  # fmt: skip
@@ -47,7 +48,9 @@ def _policy(**changes) -> GR1:
     return GR1(GR1Config(**{**SIZES, **changes}), synthetic_contract({"eye": (16, 16)}), statistics)
 
 
-def _trainer(out: Path, *, change: Callable[[BatchAt], BatchAt] = lambda b: b, policy: GR1 | None = None, **settings) -> Trainer:
+def _trainer(
+    out: Path, *, change: Callable[[BatchAt], BatchAt] = lambda b: b, policy: GR1 | None = None, **settings
+) -> Trainer:
     policy = policy or _policy()
     windows = SyntheticWindows(policy.config, policy.contract, batch_size=4, seed=0)
     config = TrainerConfig(**{**TRAINER, **settings})
@@ -110,11 +113,15 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, precision: str) -> Non
     env = {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     common = (f"trainer.precision={precision}", "trainer.validate_every=0", "trainer.save_every=2")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = subprocess.run(_command(*common, f"out={whole}", "trainer.max_steps=6"), env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        _command(*common, f"out={whole}", "trainer.max_steps=6"), env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
     # The schedule depends on max_steps: the killed run aims at 6 too; it is stopped once step 2 is saved.
-    child = subprocess.Popen(_command(*common, f"out={killed}", "trainer.max_steps=6"), env=env, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        _command(*common, f"out={killed}", "trainer.max_steps=6"), env=env, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 100
     while not (killed / "checkpoints/step_00000002").is_dir() and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -128,7 +135,10 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, precision: str) -> Non
                 file.unlink() if file.is_file() else file.rmdir()
             path.rmdir()
     again = subprocess.run(
-        _command(*common, f"out={killed}", "trainer.max_steps=6", "resume=true"), env=env, capture_output=True, text=True
+        _command(*common, f"out={killed}", "trainer.max_steps=6", "resume=true"),
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert again.returncode == 0, again.stderr
     assert "at step 2" in again.stdout

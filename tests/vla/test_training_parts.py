@@ -103,7 +103,13 @@ def test_a_loss_far_above_the_last_ones_is_noticed() -> None:
 
 
 def test_the_ratio_to_copying_is_the_quotient_of_sums() -> None:
-    values = {"total": 1.0, "moved_error/a": 1.0, "moved_copy_error/a": 4.0, "moved_error/b": 3.0, "moved_copy_error/b": 6.0}
+    values = {
+        "total": 1.0,
+        "moved_error/a": 1.0,
+        "moved_copy_error/a": 4.0,
+        "moved_error/b": 3.0,
+        "moved_copy_error/b": 6.0,
+    }
     assert with_ratios(values) == {
         "total": 1.0, "foresight_ratio/a": 0.25, "foresight_ratio/b": 0.5, "foresight_ratio": 0.4,
     }  # fmt: skip
@@ -132,7 +138,11 @@ def test_config_files_say_what_the_dataclasses_say() -> None:
         ({"max_steps": 1, "keep": 1}, "trainer.keep must be at least 2, found 1"),
         ({"max_steps": 1, "precision": "fp16"}, "auto, bf16 or fp32, found 'fp16'"),
         ({"max_steps": 1, "lerning_rate": 1.0}, "trainer.lerning_rate is unknown.*did you mean 'learning_rate'"),
-        ({"max_steps": 1, "learning_rate": "fast"}, "trainer.learning_rate must be a number, found 'fast'"),
+        ({"max_steps": 1, "learning_rate": "fast"}, "trainer.learning_rate: .*number, found 'fast'"),
+        ({"max_steps": "many"}, "trainer.max_steps: .*integer, found 'many'"),
+        ({"max_steps": 1, "batch_size": 2.5}, "trainer.batch_size: .*integer, found 2.5"),
+        ({"max_steps": 1, "wandb": "no"}, "trainer.wandb: .*boolean, found 'no'"),
+        ({"max_steps": 1, "augment": {"color": "red"}}, "trainer.augment.color: .*number, found 'red'"),
         ({"max_steps": 1, "augment": {"shift": 2}}, "trainer.augment.shift is unknown"),
     ],
 )

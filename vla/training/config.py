@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from foreact.vla.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +94,20 @@ class TrainerConfig:
             ConfigError: If a name is unknown or a value is out of range.
         """
         plain = dict(values)
-        augment = _known(AugmentConfig, plain.pop("augment", {}), "trainer.augment")
-        if "betas" in plain:
+        augment = _checked(AugmentConfig, plain.pop("augment", {}), "trainer.augment")
+        if isinstance(plain.get("betas"), list):
             plain["betas"] = tuple(plain["betas"])
-        return cls(**_known(cls, plain, "trainer"), augment=AugmentConfig(**augment))
+        return _checked(cls, {**plain, "augment": augment}, "trainer")
 
 
-def _known(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
+def _checked(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """An instance of a dataclass, if all names are known and all values are of the right types."""
+    types = get_type_hints(kind)
     for name, value in values.items():
-        if name not in names:
-            raise ConfigError(f"{where}.{name} is unknown; {did_you_mean(name, names)}")
-        default = kind.__dataclass_fields__[name].default
-        if isinstance(default, (int, float)) and not isinstance(default, bool):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ConfigError(f"{where}.{name} must be a number, found {value!r}")
-    return dict(values)
+        if name not in types:
+            raise ConfigError(f"{where}.{name} is unknown; {did_you_mean(name, types)}")
+        try:
+            TypeAdapter(types[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ConfigError(f"{where}.{name}: {error.errors()[0]['msg']}, found {value!r}") from error
+    return kind(**values)

@@ -21,7 +21,8 @@ class Ema:
     def update(self, step: int) -> None:
         """Take in the weights after optimiser step `step` (from 0); early steps weigh more, as nothing is known yet."""
         decay = min(self.decay, (1.0 + step) / (10.0 + step))
-        torch._foreach_lerp_(list(self.weights.values()), list(self._live.values()), 1.0 - decay)
+        for name, parameter in self._live.items():
+            self.weights[name].lerp_(parameter, 1.0 - decay)
 
     @contextmanager
     @torch.no_grad()

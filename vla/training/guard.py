@@ -1,4 +1,4 @@
-"""No non-finite number ever reaches the weights: training stops before that step, names the windows, keeps the evidence."""
+"""No non-finite number reaches the weights: training stops before that step, names the windows, keeps the evidence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Spikes:
 def stop_non_finite(
     policy: TrainablePolicy, batch: WindowBatch, losses: dict[str, Tensor], what: str, step: int, out: Path
 ) -> NonFinite:
-    """Find the windows to blame, write batch and weights to `out/nonfinite_step_<step>`, and make the error to raise."""
+    """Find the windows to blame, write batch and weights to `out/nonfinite_step_<step>`; returns the error to raise."""
     suspects = [row for row in range(len(batch)) if not _is_fine(policy, one_window(batch, row))]
     named = [f"episode {e} frame {f}" for e, f in batch.index[suspects]]
     blame = f"the windows to blame: {', '.join(named[:8])}" if named else "no single window is to blame"

@@ -13,7 +13,7 @@ from foreact.vla.errors import ConfigError
 class RunLog:
     """Scalars by step into `log.jsonl`, `tensorboard/`, and W&B when asked for."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool = True, wandb: bool = False, config: Mapping[str, Any] = {}):  # noqa: B006
+    def __init__(self, folder: Path, *, tensorboard: bool = True, wandb: bool = False, config: Mapping[str, Any] = {}):
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self._board = self._wandb = None
@@ -23,7 +23,7 @@ class RunLog:
             self._board = SummaryWriter(str(folder / "tensorboard"))
         if wandb:
             try:
-                import wandb as service
+                import wandb as service  # pyright: ignore[reportMissingImports]
             except ImportError as error:
                 raise ConfigError("trainer.wandb=true needs the package wandb: pip install wandb") from error
             self._wandb = service.init(project="foreact", dir=str(folder), config=dict(config))

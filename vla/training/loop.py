@@ -88,8 +88,8 @@ class Trainer:
         for name, value in self._identity().items():
             if info["identity"].get(name) != value:
                 raise ConfigError(
-                    f"{folder} was trained with {name}={info['identity'].get(name)!r}, now {value!r}; resume with the same, "
-                    "or start in another folder with init_from"
+                    f"{folder} was trained with {name}={info['identity'].get(name)!r}, now {value!r}; "
+                    "resume with the same, or start in another folder with init_from"
                 )
         self.step, self.seconds = info["step"], info["seconds"]
         self.max_steps = self.config.max_steps or info["max_steps"]
@@ -107,9 +107,14 @@ class Trainer:
         assert self.max_steps is not None
         last: dict[str, float] = {}
         began, saved = time.monotonic() - self.seconds, self.step
-        with RunLog(
-            self.out, tensorboard=self.config.tensorboard, wandb=self.config.wandb, config=self.provenance
-        ) as log, self._signals(), self._batches() as batches, self._progress() as bar:
+        with (
+            RunLog(
+                self.out, tensorboard=self.config.tensorboard, wandb=self.config.wandb, config=self.provenance
+            ) as log,
+            self._signals(),
+            self._batches() as batches,
+            self._progress() as bar,
+        ):
             meter, spikes = _Meter(self.config.batch_size), Spikes()
             while self.step < self.max_steps and self._stop is None and not self._late():
                 values = self._train_step(next(batches))
@@ -119,7 +124,9 @@ class Trainer:
                 done = self.step == self.max_steps or self._late()
                 if spike := spikes.add(float(values["total"])):
                     log.scalars("event", self.step, {"loss_spike": spike})
-                    self._say(f"warning: at step {self.step} the loss is {spike:.0f} standard deviations above the last 200")
+                    self._say(
+                        f"warning: at step {self.step} the loss is {spike:.0f} standard deviations above the last 200"
+                    )
                 if self.step % self.config.log_every == 0 or done:
                     last = meter.flush()
                     log.scalars("train", self.step, {**last, "hours": self.seconds / 3600})
@@ -132,7 +139,8 @@ class Trainer:
             if saved != self.step:
                 self._save()
         if self.step < self.max_steps and self._stop is None:
-            self._say(f"stopped at step {self.step} of {self.max_steps}: trainer.max_minutes={self.config.max_minutes} are over")
+            minutes = self.config.max_minutes
+            self._say(f"stopped at step {self.step} of {self.max_steps}: trainer.max_minutes={minutes} are over")
         if self._stop is not None:
             self._say(f"stopped by signal {self._stop}; checkpoint at step {self.step} written")
             raise SystemExit(128 + self._stop)
@@ -156,7 +164,11 @@ class Trainer:
                 raise stop_non_finite(self.policy, batch, losses, what, self.step, self.out)
         self.optimizer.step()
         self.ema.update(self.step)
-        return {**{k: v.detach() for k, v in losses.items()}, "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        return {
+            **{k: v.detach() for k, v in losses.items()},
+            "gradient_norm": norm,
+            "learning_rate": torch.tensor(rate),
+        }
 
     def _backward(self, batch: WindowBatch, step: int) -> dict[str, torch.Tensor]:
         torch.manual_seed((self.config.seed << 32) + step)
@@ -189,7 +201,7 @@ class Trainer:
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             yield ahead(pool)
 
-    # --- around it -----------------------------------------------------------------------------------------------------
+    # --- around it ---------------------------------------------------------------------------------------------------
 
     def _announce(self) -> None:
         """Measure a few steps without changing anything, then say how long it will take."""
@@ -316,7 +328,9 @@ def _count(start: int) -> Iterator[int]:
 def make_optimizer(policy: TrainablePolicy, config: TrainerConfig) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors and learned tokens do not."""
     live = trainable(policy)
-    matrices = {name for name, module in policy.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))}
+    matrices = {
+        name for name, module in policy.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+    }
     decayed = [p for name, p in live.items() if name.endswith(".weight") and name.removesuffix(".weight") in matrices]
     chosen = {id(p) for p in decayed}
     groups = [

@@ -84,9 +84,7 @@ def newest(parent: Path, note: Callable[[str], None] = warnings.warn) -> Path | 
     return None
 
 
-def load_training(
-    folder: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, ema: Ema
-) -> dict[str, Any]:
+def load_training(folder: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, ema: Ema) -> dict[str, Any]:
     """Put policy, optimiser and average back where they were; returns the saved `info`.
 
     Raises:
@@ -98,11 +96,9 @@ def load_training(
     tensors = read_tensors(folder / "training/state.safetensors")
     live = trainable(policy)
     expected = {f"model/{name}": value for name, value in policy.state_dict().items()}
-    wrong = [
-        name
-        for name, value in expected.items()
-        if name not in tensors or tensors[name].shape != value.shape
-    ] + [name for name in tensors if name.startswith("model/") and name not in expected]
+    wrong = [name for name, value in expected.items() if name not in tensors or tensors[name].shape != value.shape] + [
+        name for name in tensors if name.startswith("model/") and name not in expected
+    ]
     if wrong:
         raise CheckpointError(
             f"{folder} was trained with other sizes: {', '.join(wrong[:4])} differ; "

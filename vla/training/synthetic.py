@@ -21,7 +21,7 @@ SPEED = 0.04
 
 
 def synthetic_contract(cameras: Mapping[str, tuple[int, int]]) -> Contract:
-    """A point robot seen by any cameras: state is its place, the gripper command says whether it is left of its goal."""
+    """A point robot seen by any cameras: its state is its place; the gripper says whether it is left of its goal."""
     return Contract(
         embodiment="synthetic_dot",
         rate_hz=30.0,
@@ -36,7 +36,7 @@ def synthetic_contract(cameras: Mapping[str, tuple[int, int]]) -> Contract:
 
 
 class SyntheticWindows:
-    """`batch_at(step)` makes B windows for a policy's config and contract; a few have no past, no future or no robot."""
+    """`batch_at(step)` makes B windows for a policy's config and contract; some lack a past, a future or a robot."""
 
     def __init__(self, config, contract: Contract, *, batch_size: int, seed: int):
         self.config, self.contract, self.batch_size, self.seed = config, contract, batch_size, seed

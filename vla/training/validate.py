@@ -23,9 +23,9 @@ def validate(policy: TrainablePolicy, batch_at: BatchAt, batches: int, seed: int
     """Means over `batches` batches.
 
     Returns:
-        Every number of `policy.loss`, and "foresight_ratio/<camera>" and "foresight_ratio": the squared error of predicted
-        frames divided by that of copying the current frame, on pixels that change by more than 16/255 (below 1 beats
-        copying), for each camera and for all together.
+        Every number of `policy.loss`, and "foresight_ratio/<camera>" and "foresight_ratio": the squared error of
+        predicted frames divided by that of copying the current frame, on pixels that change by more than 16/255
+        (below 1 beats copying), for each camera and for all together.
     """
     was_training = policy.training
     policy.eval()
@@ -64,7 +64,8 @@ def foresight_strip(policy: TrainablePolicy, batch: WindowBatch, rows: int = 6) 
     here = np.arange(len(batch))
     cameras = [camera.name for camera in policy.contract.cameras]
     change = sum(
-        np.abs(batch.future[c][here, last].astype(int) - batch.images[c][here, last]).mean(axis=(1, 2, 3)) for c in cameras
+        np.abs(batch.future[c][here, last].astype(int) - batch.images[c][here, last]).mean(axis=(1, 2, 3))
+        for c in cameras
     )
     order = np.argsort(-(change * batch.future_mask[here, last]), kind="stable")[:rows]
     device = next(policy.parameters()).device

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     trainer = TrainerConfig.from_dict(settings["trainer"])
     policy_settings = dict(settings["policy"])
     kind = policy_class(policy_settings.pop("name"))
-    cameras = {name: (int(h), int(w)) for name, (h, w) in policy_settings.pop("cameras").items()}
+    cameras = picture_sizes(policy_settings.pop("cameras"))
     fields, actions = policy_settings.pop("state"), policy_settings.pop("actions")
     config = kind.config_class.from_dict(policy_settings)
     if checkpoints(out / "checkpoints") and not settings["resume"]:
@@ -73,13 +73,27 @@ def main(argv: list[str]) -> None:
         taken = init_from(policy, Path(settings["init_from"]))
         console.print(f"weights from {settings['init_from']}\n{taken}", highlight=False)
     provenance = {"data": data.hashes, "settings": settings}
-    loop = Trainer(
-        policy, data.batch_at, trainer, out, val_at=data.val_at, provenance=provenance, console=console
-    )
+    loop = Trainer(policy, data.batch_at, trainer, out, val_at=data.val_at, provenance=provenance, console=console)
     if settings["resume"] and not loop.resume():
         console.print(f"no checkpoint in {out}: starting at step 0")
     loop.run()
     console.print(f"the policy is in {out / 'policy'}")
+
+
+def picture_sizes(cameras: Any) -> dict[str, tuple[int, int]]:
+    """Camera name -> (height, width) [pixels].
+
+    Raises:
+        ConfigError: If the setting is something else.
+    """
+    if not isinstance(cameras, dict) or not cameras:
+        raise ConfigError(
+            f"policy.cameras must name at least one camera, such as {{rgb_static: [64, 64]}}, found {cameras!r}"
+        )
+    for name, size in cameras.items():
+        if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+            raise ConfigError(f"policy.cameras.{name} must be [height, width] in pixels, found {size!r}")
+    return {str(name): (size[0], size[1]) for name, size in cameras.items()}
 
 
 def from_stores(
@@ -101,8 +115,8 @@ def from_stores(
 
     paths = settings["path"] if isinstance(settings["path"], list) else [settings["path"]]
     share = settings["holdout"]
-    if not 0.0 <= share < 1.0:
-        raise ConfigError(f"data.holdout must be at least 0 and less than 1, found {share}")
+    if not isinstance(share, (int, float)) or not 0.0 <= share < 1.0:
+        raise ConfigError(f"data.holdout must be at least 0 and less than 1, found {share!r}")
     stores = [Store.open(path) for path in paths]
     # With several stores, the robot is described by the first that has one; the others may be video.
     described = next((store for store in stores if store.contract.action), stores[0])
