@@ -128,9 +128,7 @@ class CartesianController:
         self._target_euler = self._target_euler + EULER_STEP_RAD * act[3:6]
         self._follow_pose(data, euler_xyz_to_matrix(self._target_euler), act[6])
 
-    def apply_absolute(
-        self, data: mujoco.MjData, pos_world: ArrayLike, rotation: ArrayLike, gripper: float
-    ) -> None:
+    def apply_absolute(self, data: mujoco.MjData, pos_world: ArrayLike, rotation: ArrayLike, gripper: float) -> None:
         """Aim at a TCP pose for one control step: position (3,) [m], Euler (3,) [rad] or quaternion xyzw (4,).
 
         The target pose of relative actions becomes this pose. (CALVIN leaves it where it was, so that a later
@@ -221,7 +219,5 @@ def _finite(what: str, values: ArrayLike, length: int) -> Array:
 def _contiguous(addresses: list[int]) -> slice:
     """The addresses as one slice: views are cheaper than fancy indexing, and the robot is added in one piece."""
     if addresses != list(range(addresses[0], addresses[0] + len(addresses))):
-        raise ForeActError(
-            f"the Panda's joints must be consecutive in the model, found addresses {addresses}"
-        )
+        raise ForeActError(f"the Panda's joints must be consecutive in the model, found addresses {addresses}")
     return slice(addresses[0], addresses[-1] + 1)

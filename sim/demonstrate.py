@@ -1,7 +1,7 @@
 """Demonstrations: a scripted expert acts in the environment and is recorded.
 
-The executed action is the expert's plus noise and occasional slips; the recorded label is what the expert wanted. So the
-data shows how to come back from a mistake (noise injection as in DART, Laskey et al. 2017).
+The executed action is the expert's plus noise and occasional slips; the recorded label is what the expert wanted. So
+the data shows how to come back from a mistake (noise injection as in DART, Laskey et al. 2017).
 """
 
 from __future__ import annotations

@@ -168,9 +168,7 @@ def _add_static_desk(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
 
     slots = Solid()
     for x in (scene.switch_x - 0.05, scene.switch_x + 0.05):
-        slots.sloped_box(
-            x - 0.008, x + 0.008, (SWITCH_S - 0.016, SWITCH_S + SWITCH_TRAVEL + 0.016), (-0.002, 0.0006)
-        )
+        slots.sloped_box(x - 0.008, x + 0.008, (SWITCH_S - 0.016, SWITCH_S + SWITCH_TRAVEL + 0.016), (-0.002, 0.0006))
     add_visual(spec, body, "switch_slots", slots, "slot")
 
     button_x, button_y = scene.button_xy

@@ -38,9 +38,7 @@ SWITCH_LOOP_N, SWITCH_BAR_N = (-0.016, 0.028), (0.028, 0.048)
 """The loop is 0.064 long and dips 0.016 into the panel; the bar closes it in front."""
 
 
-def _slide_joint(
-    body: mujoco.MjsBody, name: str, axis: tuple[float, float, float], travel: float
-) -> mujoco.MjsJoint:
+def _slide_joint(body: mujoco.MjsBody, name: str, axis: tuple[float, float, float], travel: float) -> mujoco.MjsJoint:
     return body.add_joint(
         name=name,
         type=mujoco.mjtJoint.mjJNT_SLIDE,
@@ -125,9 +123,7 @@ def add_drawer(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
         add_collision_box(body, f"drawer_{part}", low, high)
     for part, (low, high) in handle.items():
         grey.box(low, high)
-        add_collision_box(
-            body, f"drawer_handle_{part}", low, high, sliding=GRIP_FRICTION, priority=GRIP_PRIORITY
-        )
+        add_collision_box(body, f"drawer_handle_{part}", low, high, sliding=GRIP_FRICTION, priority=GRIP_PRIORITY)
     add_visual(spec, body, "drawer_wood", wood, "wood_front")
     add_visual(spec, body, "drawer_handle", grey, "grey")
 

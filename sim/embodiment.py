@@ -36,31 +36,48 @@ class ActionMode:
 _GRIPPER = Field(name="gripper", size=1, unit="1", low=-1.0, high=1.0)
 
 ACTION_MODES: dict[str, ActionMode] = {
-    "relative_cartesian": ActionMode((
-        Field(name="delta_position", size=3, unit="0.02 m", frame="world", low=-1, high=1, relative=True),
-        Field(
-            name="delta_euler", size=3, unit="0.05 rad", frame="world", low=-1, high=1, rotation="euler_xyz", relative=True
-        ),
-        _GRIPPER,
-    )),
-    "absolute_cartesian": ActionMode((
-        Field(name="tcp_target_position", size=3, unit="m", frame="world", low=-2, high=2),
-        Field(name="tcp_target_euler", size=3, unit="rad", frame="world", low=-4, high=4, rotation="euler_xyz"),
-        _GRIPPER,
-    )),
-    "relative_joint": ActionMode((
-        Field(name="delta_joint_position", size=7, unit="rad", low=-0.1, high=0.1, relative=True),
-        _GRIPPER,
-    )),
-    "absolute_joint": ActionMode((
-        Field(name="joint_target_position", size=7, unit="rad", low=-4, high=4),
-        _GRIPPER,
-    )),
+    "relative_cartesian": ActionMode(
+        (
+            Field(name="delta_position", size=3, unit="0.02 m", frame="world", low=-1, high=1, relative=True),
+            Field(
+                name="delta_euler",
+                size=3,
+                unit="0.05 rad",
+                frame="world",
+                low=-1,
+                high=1,
+                rotation="euler_xyz",
+                relative=True,
+            ),
+            _GRIPPER,
+        )
+    ),
+    "absolute_cartesian": ActionMode(
+        (
+            Field(name="tcp_target_position", size=3, unit="m", frame="world", low=-2, high=2),
+            Field(name="tcp_target_euler", size=3, unit="rad", frame="world", low=-4, high=4, rotation="euler_xyz"),
+            _GRIPPER,
+        )
+    ),
+    "relative_joint": ActionMode(
+        (
+            Field(name="delta_joint_position", size=7, unit="rad", low=-0.1, high=0.1, relative=True),
+            _GRIPPER,
+        )
+    ),
+    "absolute_joint": ActionMode(
+        (
+            Field(name="joint_target_position", size=7, unit="rad", low=-4, high=4),
+            _GRIPPER,
+        )
+    ),
 }
 """Name -> what `DeskEnv.step` takes in that mode; the gripper is commanded open above 0, else closed."""
 
 
-def desk_contract(sizes: Mapping[str, tuple[int, int]] | None = None, action_mode: str = "relative_cartesian") -> Contract:
+def desk_contract(
+    sizes: Mapping[str, tuple[int, int]] | None = None, action_mode: str = "relative_cartesian"
+) -> Contract:
     """The contract of `DeskEnv`; state fields follow `robot_obs` (15).
 
     Raises:

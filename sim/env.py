@@ -8,7 +8,7 @@ clipped to [-1, 1], inputs are never changed in place, many environments may liv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import mujoco
@@ -98,7 +98,7 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
         }
         spaces["robot_obs"] = gym.spaces.Box(-10.0, 10.0, (15,), np.float64)
         spaces["scene_obs"] = gym.spaces.Box(-10.0, 10.0, (24,), np.float64)
-        self.observation_space = gym.spaces.Dict(spaces)
+        self.observation_space = cast("gym.spaces.Space[Obs]", gym.spaces.Dict(spaces))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """Start anew.
@@ -112,7 +112,9 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
         options = dict(options or {})
         unknown = set(options) - {"robot_obs", "scene_obs", "task", "instruction"}
         if unknown:
-            raise ConfigError(f"unknown reset options {sorted(unknown)}; known: robot_obs, scene_obs, task, instruction")
+            raise ConfigError(
+                f"unknown reset options {sorted(unknown)}; known: robot_obs, scene_obs, task, instruction"
+            )
         robot_obs, scene_obs = options.get("robot_obs"), options.get("scene_obs")
         task = options.get("task")
         if scene_obs is None:

@@ -44,7 +44,13 @@ class ExpertResult:
 
 
 def check_expert(
-    env: DeskEnv, task: str, starts: int, *, seed: int = 0, max_steps: int = 180, tick: Callable[[], None] = lambda: None
+    env: DeskEnv,
+    task: str,
+    starts: int,
+    *,
+    seed: int = 0,
+    max_steps: int = 180,
+    tick: Callable[[], None] = lambda: None,
 ) -> ExpertResult:
     """Let the expert of `task` try from `starts` random starts; `tick` is called after each."""
     result = ExpertResult(env.scene.name, task, starts)
@@ -52,9 +58,7 @@ def check_expert(
     for index in range(starts):
         start = draw_start(env, np.random.default_rng([seed, index]), (task,), seed=index)
         result.rejected_draws += start.rejected_draws
-        obs, info = env.reset(
-            options={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs, "task": task}
-        )
+        obs, info = env.reset(options={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs, "task": task})
         for step in range(max_steps):
             action = expert.act(obs["robot_obs"], obs["scene_obs"])
             result.largest_action = max(result.largest_action, float(np.abs(action).max()))

@@ -100,9 +100,7 @@ def replay(rollout: Rollout, data: mujoco.MjData, controller: CartesianControlle
 
 def table(errors: Iterable[ReplayError]) -> str:
     """A text table: per rollout the 95th percentile and the maximum of each error."""
-    lines = [
-        f"{'rollout':14s} {'TCP mm':>13s} {'TCP mrad':>13s} {'width mm':>13s} {'joint mrad':>13s}   (p95, max)"
-    ]
+    lines = [f"{'rollout':14s} {'TCP mm':>13s} {'TCP mrad':>13s} {'width mm':>13s} {'joint mrad':>13s}   (p95, max)"]
     for error in errors:
         columns = (error.pos_mm, error.rot_mrad, error.width_mm, error.joint_mrad)
         cells = [f"{np.percentile(c, 95):6.2f} {c.max():6.2f}" for c in columns]

@@ -76,9 +76,7 @@ class PandaIK:
         """As `solve`, with error and Jacobian measured in every iteration: the reference for `solve`."""
         return self._solve(q_start, pos_world, matrix_world, (1,) * ITERATIONS)
 
-    def _solve(
-        self, q_start: Array, pos_world: Array, matrix_world: Array, refreshes: tuple[int, ...]
-    ) -> Array:
+    def _solve(self, q_start: Array, pos_world: Array, matrix_world: Array, refreshes: tuple[int, ...]) -> Array:
         q = np.array(q_start, dtype=np.float64)
         error = self._measure(q, pos_world, matrix_world)
         if error @ error > LINEAR_REACH**2:

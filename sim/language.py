@@ -1,7 +1,7 @@
 """What people say: training instructions of our own, and CALVIN's validation sentence for each task.
 
-Validation sentences are CALVIN's (mees/calvin, `conf/annotations/new_playtable_validation.yaml`, MIT); none of them is a
-training instruction, so a policy is always judged on a sentence that it never read.
+Validation sentences are CALVIN's (mees/calvin, `conf/annotations/new_playtable_validation.yaml`, MIT); none of them is
+a training instruction, so a policy is always judged on a sentence that it never read.
 """
 
 from __future__ import annotations

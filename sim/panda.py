@@ -239,9 +239,7 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
                 priority=FINGER_PRIORITY,
                 condim=4,
             )
-        _visual(
-            finger, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0.0025, 0.083), size=(0.00925, 0.002, 0.0125)
-        )
+        _visual(finger, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0.0025, 0.083), size=(0.00925, 0.002, 0.0125))
     # A gear of ratio -1 keeps the original's fingers centred (erp 0.1, at most 50 N); here it is a soft
     # equality.
     spec.add_equality(

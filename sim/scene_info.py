@@ -65,9 +65,7 @@ class SceneInfo:
                 lin_vel_world=data.qvel[dof : dof + 3].copy(),
                 ang_vel_block=data.qvel[dof + 3 : dof + 6].copy(),
             )
-        return cls(
-            slide, drawer, button, switch, lights.bulb, lights.led, blocks, frozenset(touching(model, data))
-        )
+        return cls(slide, drawer, button, switch, lights.bulb, lights.led, blocks, frozenset(touching(model, data)))
 
     @classmethod
     def from_scene_obs(cls, scene_obs: ArrayLike, scene: SceneSpec) -> SceneInfo:

@@ -16,8 +16,8 @@ import numpy as np
 from foreact.sim.ik import PandaIK
 from foreact.sim.random_start import random_reset
 from foreact.sim.rotations import euler_xyz_to_matrix
-from foreact.sim.tasks import feasible, get_task, set_precondition
 from foreact.sim.scenes import SceneSpec
+from foreact.sim.tasks import feasible, get_task, set_precondition
 from foreact.vla.errors import ForeActError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _with_preconditions(tasks: Sequence[str], scene_obs: np.ndarray, scene: Scen
 def plan_starts(
     scene: str, *, starts_per_task: int, tasks_per_start: int, tasks: Sequence[str], seed: int
 ) -> list[Start]:
-    """Starts such that each task is tried from at least `starts_per_task` of them, and `tasks_per_start` tasks from each.
+    """Starts such that each task is tried from `starts_per_task` of them or more, `tasks_per_start` tasks from each.
 
     Pure in its arguments; start i depends on seed, i and its tasks. Tasks that undo each other never share a start.
 

@@ -5,8 +5,6 @@ Shape legend: B batch, N tokens, M keys, D width, H heads, L latents, P patches.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -125,14 +123,3 @@ def sincos_positions(height: int, width: int, channels: int) -> Tensor:
 
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.cat([one_axis(column), one_axis(row)], dim=1).float()
-
-
-def init_gpt2(module: nn.Module, *, std: float = 0.02, residual_layers: int | None = None) -> None:
-    """Initialise as GPT-2: weights normal(0, std), biases zero; with `residual_layers`, projections that write into
-    the residual stream are smaller by 1/sqrt(2 * layers)."""
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Linear):
-            writes = residual_layers is not None and name.endswith(("attention.out", "mlp.2"))
-            nn.init.normal_(child.weight, std=std / math.sqrt(2 * residual_layers) if writes else std)  # type: ignore[operator]
-            if child.bias is not None:
-                nn.init.zeros_(child.bias)

@@ -53,7 +53,7 @@ class GR1Config:
     decoder_heads: int = 3
     decoder_patch: int = 8
     """Side of the square patches that the decoder paints [pixels]."""
-    decoder_residual: bool = False
+    decoder_residual: bool = True
     """Let the decoder see the current frame and paint the change to it; GR-1 itself paints from the queries alone."""
 
     foresight_positions: str = "one"
@@ -62,7 +62,7 @@ class GR1Config:
     arm_beta: float = 0.1
     """Smooth-L1 turns from squared to absolute at this error [action units]."""
     gripper_weight: float = 0.1
-    foresight_weight: float = 0.2
+    foresight_weight: float = 0.5
     """Weight of the mean squared pixel error of each camera (pixel values scaled to standard deviation about 1)."""
     moved_weight: float = 4.0
     """Pixels that change by more than 16/255 until the predicted moment count 1 + this much."""

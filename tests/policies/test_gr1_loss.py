@@ -95,7 +95,7 @@ def test_what_is_masked_does_not_change_the_loss(
 def test_action_free_video_trains_pictures_but_no_actions(policy: GR1, batch: WindowBatch) -> None:
     video = replace(batch, state_mask=batch.state_mask & False, action_mask=batch.action_mask & False)
     losses = policy.loss(video)
-    assert float(losses["arm"]) == float(losses["gripper"]) == 0.0
+    assert float(losses["arm"].detach()) == float(losses["gripper"].detach()) == 0.0
     losses["total"].backward()
 
     def largest(name: str) -> float:
@@ -145,9 +145,11 @@ def test_it_learns_to_go_where_the_sentence_says_and_to_foresee_it(make_policy: 
     """In a few hundred steps: actions far better than at first, and predicted frames better than no change."""
     torch.manual_seed(0)
     contract = synthetic_contract({"front": (16, 16)})
-    config = make_policy(history=1, width=64, layers=2).config
+    config = make_policy(
+        history=1, width=64, layers=2, decoder_width=32, decoder_residual=True, foresight_weight=1.0
+    ).config
     policy = GR1(config, contract, {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}})
-    windows = SyntheticWindows(config, contract, batch_size=64, seed=0)
+    windows = SyntheticWindows(config, contract, batch_size=32, seed=0)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, fused=True)
     held_out = SyntheticWindows(config, contract, batch_size=256, seed=1).batch_at(0)
 
@@ -156,9 +158,9 @@ def test_it_learns_to_go_where_the_sentence_says_and_to_foresee_it(make_policy: 
             return with_ratios({name: float(value) for name, value in policy.loss(held_out).items()})
 
     before = judge()
-    for step in range(200):
+    for step in range(150):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - step / 200)
+            group["lr"] = 3e-3 * (1 - step / 150)
         optimizer.zero_grad()
         policy.loss(windows.batch_at(step))["total"].backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -166,4 +168,5 @@ def test_it_learns_to_go_where_the_sentence_says_and_to_foresee_it(make_policy: 
     after = judge()
     print(before, after)
     assert after["arm_error"] < 0.6 * before["arm_error"]
-    assert after["foresight_ratio"] < 0.9
+    assert before["foresight_ratio"] > 0.95  # it begins by copying the current frame
+    assert after["foresight_ratio"] < 0.5

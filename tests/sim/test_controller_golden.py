@@ -54,9 +54,7 @@ def test_free_space_motion_matches_the_original(robot, name):
     assert error.width_mm.max() < 1.0
 
 
-@pytest.mark.parametrize(
-    ("name", "tcp_mm", "fixture"), [("open_drawer", 3.0, "drawer"), ("slider_left", 4.0, "slide")]
-)
+@pytest.mark.parametrize(("name", "tcp_mm", "fixture"), [("open_drawer", 3.0, "drawer"), ("slider_left", 4.0, "slide")])
 def test_scripted_contact_moves_the_same_fixture_as_far(name, tcp_mm, fixture):
     spec = mujoco.MjSpec()
     physics_options(spec)
@@ -158,15 +156,11 @@ def test_closing_on_a_four_centimetre_cube_reads_like_the_original_and_lifts_it(
     spec = mujoco.MjSpec()
     physics_options(spec)
     add_panda(spec)
-    table = spec.worldbody.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_BOX, size=(0.1, 0.1, 0.02), pos=(0, -0.2, 0.42)
-    )
+    table = spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=(0.1, 0.1, 0.02), pos=(0, -0.2, 0.42))
     table.friction = (0.35, 0.005, 0.0001)
     cube = spec.worldbody.add_body(name="cube", pos=(0.02586889, -0.2313129, 0.46))
     cube.add_freejoint()
-    cube.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_BOX, size=(0.02, 0.02, 0.02), mass=1.0, friction=(0.49, 0.005, 0.0001)
-    )
+    cube.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=(0.02, 0.02, 0.02), mass=1.0, friction=(0.49, 0.005, 0.0001))
     model = spec.compile()
     data = mujoco.MjData(model)
     controller = golden.CartesianController(model)

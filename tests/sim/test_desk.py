@@ -115,9 +115,7 @@ def test_collision_shapes_are_boxes_and_cylinders() -> None:
         ((0.18, -0.47, 0.36), (81.5, 198.9)),  # and open
     ],
 )
-def test_static_camera_projects_to_the_original_pixels(
-    point: tuple[float, ...], pixel: tuple[float, float]
-) -> None:
+def test_static_camera_projects_to_the_original_pixels(point: tuple[float, ...], pixel: tuple[float, float]) -> None:
     model, data = build("D")
     camera = data.camera("rgb_static")
     x, y, z = camera.xmat.reshape(3, 3).T @ (np.asarray(point) - camera.xpos)

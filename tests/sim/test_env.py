@@ -83,7 +83,9 @@ def test_every_action_mode_reaches_the_same_pose():
             elif mode == "absolute_joint":
                 action = np.concatenate([end["absolute_cartesian"][7:14], [1]])
             else:
-                action = np.concatenate([np.clip(end["absolute_cartesian"][7:14] - env.robot_obs[7:14], -0.1, 0.1), [1]])
+                action = np.concatenate(
+                    [np.clip(end["absolute_cartesian"][7:14] - env.robot_obs[7:14], -0.1, 0.1), [1]]
+                )
             env.step(action)
         end[mode] = env.robot_obs
     for mode, robot_obs in end.items():

@@ -9,7 +9,7 @@ from foreact.sim.demonstrate import STEADY, DemonstrationSettings, demonstrate, 
 from foreact.sim.env import DeskEnv
 from foreact.sim.experts import LAWS, Expert
 from foreact.sim.language import TRAINING, VALIDATION
-from foreact.sim.starts import NoStart, draw_start, plan_starts
+from foreact.sim.starts import NoStart, Start, draw_start, plan_starts
 from foreact.sim.tasks import FIXTURE_TASKS, feasible
 from foreact.vla.errors import ConfigError
 
@@ -61,8 +61,10 @@ def test_action_free_episodes_have_no_state_and_no_actions():
 
 
 def test_planned_starts_are_balanced_feasible_and_reproducible():
-    arguments = dict(starts_per_task=3, tasks_per_start=2, tasks=FIXTURE_TASKS, seed=4)
-    starts = plan_starts("D", **arguments)
+    def plan() -> list[Start]:
+        return plan_starts("D", starts_per_task=3, tasks_per_start=2, tasks=FIXTURE_TASKS, seed=4)
+
+    starts = plan()
     scene = DeskEnv("D", render=False).scene
     assert len(starts) == 12
     for start in starts:
@@ -71,7 +73,7 @@ def test_planned_starts_are_balanced_feasible_and_reproducible():
         assert all(feasible(task, start.scene_obs, scene) for task in start.tasks)
     counts = [sum(task in start.tasks for start in starts) for task in FIXTURE_TASKS]
     assert counts == [3] * 8
-    again = plan_starts("D", **arguments)
+    again = plan()
     assert all(np.array_equal(a.scene_obs, b.scene_obs) for a, b in zip(starts, again, strict=True))
     assert all(np.array_equal(a.robot_obs, b.robot_obs) for a, b in zip(starts, again, strict=True))
     assert len({tuple(start.robot_obs) for start in starts}) == len(starts)

@@ -49,9 +49,7 @@ def test_kinematics_equal_the_denavit_hartenberg_table_of_the_manufacturer(home)
             pose = pose @ step
         data.qpos[:7] = q
         mujoco.mj_kinematics(model, data)
-        np.testing.assert_allclose(
-            data.site(panda.TCP_SITE).xpos, pose[:3, 3] + 0.247 * pose[:3, 2], atol=1e-9
-        )
+        np.testing.assert_allclose(data.site(panda.TCP_SITE).xpos, pose[:3, 3] + 0.247 * pose[:3, 2], atol=1e-9)
         np.testing.assert_allclose(data.body("panda_hand").xmat.reshape(3, 3)[:, 2], pose[:3, 2], atol=1e-9)
 
 
@@ -81,9 +79,7 @@ def test_fingers_close_along_world_x_at_home_and_meet_in_the_middle(home):
     gap = left - right
     assert np.linalg.norm(gap) == pytest.approx(0.08)
     assert abs(gap[0]) > 0.99 * np.linalg.norm(gap)
-    np.testing.assert_allclose(
-        (left + right) / 2, data.body("panda_hand").xpos + 0.0584 * _approach(data), atol=1e-9
-    )
+    np.testing.assert_allclose((left + right) / 2, data.body("panda_hand").xpos + 0.0584 * _approach(data), atol=1e-9)
     tip = max(
         float(_approach(data) @ (data.geom(f"{b}_pad").xpos - data.site(panda.TCP_SITE).xpos))
         + float(model.geom(f"{b}_pad").size[2])

@@ -29,9 +29,7 @@ def desk() -> Iterator[tuple[mujoco.MjModel, mujoco.MjData, CameraRenderer]]:
         pytest.skip(str(error))
     spec = mujoco.MjSpec()
     add_desk(spec, SCENES["D"])
-    spec.worldbody.add_camera(
-        name="closeup", pos=[-0.12, -0.12, 0.9], fovy=20.0
-    )  # straight down on the button
+    spec.worldbody.add_camera(name="closeup", pos=[-0.12, -0.12, 0.9], fovy=20.0)  # straight down on the button
     model = spec.compile()
     data = mujoco.MjData(model)
     with CameraRenderer(model, SIZES) as renderer:

@@ -25,31 +25,23 @@ def axis_rotation(axis: int, angle: float) -> np.ndarray:
 @given(ANGLE, PITCH, ANGLE)
 def test_euler_is_extrinsic_xyz_and_round_trips(a, b, c):
     matrix = rot.euler_xyz_to_matrix([a, b, c])
-    np.testing.assert_allclose(
-        matrix, axis_rotation(2, c) @ axis_rotation(1, b) @ axis_rotation(0, a), atol=1e-12
-    )
+    np.testing.assert_allclose(matrix, axis_rotation(2, c) @ axis_rotation(1, b) @ axis_rotation(0, a), atol=1e-12)
     np.testing.assert_allclose(rot.matrix_to_euler_xyz(matrix), [a, b, c], atol=1e-9)
     quat = rot.matrix_to_quat_wxyz(matrix)
     assert quat[0] >= 0 and np.linalg.norm(quat) == pytest.approx(1)
     np.testing.assert_allclose(rot.quat_wxyz_to_matrix(quat), matrix, atol=1e-12)
-    np.testing.assert_allclose(
-        rot.quat_wxyz_to_euler_xyz(rot.euler_xyz_to_quat_wxyz([a, b, c])), [a, b, c], atol=1e-7
-    )
+    np.testing.assert_allclose(rot.quat_wxyz_to_euler_xyz(rot.euler_xyz_to_quat_wxyz([a, b, c])), [a, b, c], atol=1e-7)
 
 
 def test_gimbal_lock_still_gives_the_same_rotation():
     for pitch in (math.pi / 2, -math.pi / 2):
         matrix = rot.euler_xyz_to_matrix([0.3, pitch, 0.1])
-        np.testing.assert_allclose(
-            rot.euler_xyz_to_matrix(rot.matrix_to_euler_xyz(matrix)), matrix, atol=1e-9
-        )
+        np.testing.assert_allclose(rot.euler_xyz_to_matrix(rot.matrix_to_euler_xyz(matrix)), matrix, atol=1e-9)
 
 
 def test_known_quaternion_of_a_quarter_turn_about_z():
     half = math.sqrt(0.5)
-    np.testing.assert_allclose(
-        rot.euler_xyz_to_quat_wxyz([0, 0, math.pi / 2]), [half, 0, 0, half], atol=1e-12
-    )
+    np.testing.assert_allclose(rot.euler_xyz_to_quat_wxyz([0, 0, math.pi / 2]), [half, 0, 0, half], atol=1e-12)
     np.testing.assert_allclose(rot.quat_xyzw_to_wxyz([1, 2, 3, 4]), [4, 1, 2, 3])
     np.testing.assert_allclose(rot.quat_wxyz_to_xyzw([4, 1, 2, 3]), [1, 2, 3, 4])
 

@@ -107,9 +107,7 @@ def test_each_task_fires_in_the_simulation_when_its_fixture_is_pushed(task: str)
     add_desk(spec, SCENES["D"])
     model = spec.compile()
     data = mujoco.MjData(model)
-    opposite = state(
-        *(0.28, 0.22, 0.088, 1.0, 1.0) if "right" in task or "close" in task or "off" in task else ()
-    )
+    opposite = state(*(0.28, 0.22, 0.088, 1.0, 1.0) if "right" in task or "close" in task or "off" in task else ())
     for slot in range(3):
         opposite[6 + 6 * slot : 9 + 6 * slot] = (0.05 + 0.1 * slot, -0.1, 0.46)
     lights = write_scene_obs(model, data, set_precondition(task, opposite, SCENES["D"]))
@@ -152,9 +150,7 @@ def test_a_snapshot_of_a_vector_equals_the_one_of_the_simulation() -> None:
 
 
 def test_contacts_of_one_body() -> None:
-    info = replace(
-        REST, contacts=frozenset({("block_red", "desk"), ("block_red", "robot"), ("desk", "robot")})
-    )
+    info = replace(REST, contacts=frozenset({("block_red", "desk"), ("block_red", "robot"), ("desk", "robot")}))
     assert info.contacts_of("block_red") == {"desk", "robot"}
     assert info.contacts_of("block_blue") == set()
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,8 @@ def train(capsys: pytest.CaptureFixture[str]) -> Train:
 
     def call(*settings: object) -> tuple[int, str, str]:
         status = run(app, ["train", *map(str, settings)])
-        return status, *capsys.readouterr()
+        said, wrong = capsys.readouterr()
+        return status, said, wrong
 
     return call
 
@@ -66,7 +68,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             images = {c.name: rng.integers(0, 255, (8, c.height, c.width, 3), dtype=np.uint8) for c in CONTRACT.cameras}
             state = (rng.normal(size=(8, 10)) * 3 + np.arange(10)).astype(np.float32)
             action = np.concatenate([rng.uniform(-1, 1, (8, 3)), np.ones((8, 1))], axis=1).astype(np.float32)
-            robot = {"state": state, "action": action} if kind == "desk" else {}
+            robot: dict[str, Any] = {"state": state, "action": action} if kind == "desk" else {}
             recorder.write(EpisodeData(images=images, instruction=f"do {number % 2}", **robot), name=f"e{number}")
     return {kind: folder / kind for kind in ("desk", "video")}
 
@@ -81,7 +83,7 @@ def test_finetuning_on_a_store_gives_a_policy_that_acts(train: Train, stores: di
 
     policy = load_policy(tmp_path / "run/policy")
     store = Store.open(stores["desk"])
-    rows = [store.read(i, cameras=()).state for i, info in enumerate(store.index) if not held_out(info.name, 0.3)]
+    rows = [store.reader(i).array("state") for i, info in enumerate(store.index) if not held_out(info.name, 0.3)]
     assert 0 < len(rows) < 10
     used = np.concatenate(rows)[:, [0, 1, 2, 3, 4, 5, 8, 9]].astype(np.float64)
     np.testing.assert_allclose(policy.statistics["state"]["mean"], used.mean(axis=0), rtol=1e-9)

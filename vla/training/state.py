@@ -110,7 +110,7 @@ def load_training(folder: Path, policy: TrainablePolicy, optimizer: torch.optim.
             ema.weights[name].copy_(tensors[f"ema/{name}"])
             if f"step/{name}" in tensors:
                 optimizer.state[parameter] = {
-                    "step": tensors[f"step/{name}"].float(),
+                    "step": tensors[f"step/{name}"].float().to(parameter.device),
                     "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg/{name}"]),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq/{name}"]),
                 }

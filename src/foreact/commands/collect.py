@@ -30,7 +30,14 @@ class Job:
 
 def main(argv: list[str]) -> None:
     """Run `foreact collect key=value ...`; see `configs/collect.yaml` for the keys."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from foreact.datasets.recorder import Recorder
     from foreact.sim.experts import LAWS
@@ -129,7 +136,7 @@ def _start(config: dict[str, Any]) -> None:
     from foreact.sim.embodiment import desk_contract
 
     keys = DemonstrationSettings.__dataclass_fields__
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in keys}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in keys}
     _worker.update(
         config=config,
         envs={},

@@ -71,7 +71,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 @app.command()
 def experts(
-    scene: Annotated[str, typer.Option(help="A, B, C or D.")] = "D",
+    scene: Annotated[str, typer.Option(help="A, B, C, D or all.")] = "D",
     starts: Annotated[int, typer.Option(help="Random starts per task.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Start i is drawn from (seed, i).", min=0)] = 0,
     at_least: Annotated[float, typer.Option(help="Exit with 1 if an expert succeeds less often.")] = 0.97,
@@ -82,12 +82,14 @@ def experts(
 
     from foreact.sim.expert_check import check_experts
     from foreact.sim.experts import LAWS
-    from foreact.sim.scenes import get_scene
+    from foreact.sim.scenes import SCENES, get_scene
 
-    get_scene(scene)
+    scenes = list(SCENES) if scene == "all" else [get_scene(scene).name]
+    results = []
     with Progress(disable=as_json) as progress:
-        bar = progress.add_task("trying", total=starts * len(LAWS))
-        results = check_experts(scene, list(LAWS), starts, seed=seed, tick=lambda: progress.advance(bar))
+        bar = progress.add_task("trying", total=starts * len(LAWS) * len(scenes))
+        for name in scenes:
+            results += check_experts(name, list(LAWS), starts, seed=seed, tick=lambda: progress.advance(bar))
     rows = [result.summary() for result in results]
     if as_json:
         print(json.dumps({"seed": seed, "experts": rows}, indent=2))
@@ -95,9 +97,9 @@ def experts(
         for row in rows:
             low, high = row["ci95"]
             print(
-                f"{row['task']:20} {row['successes']}/{row['n']} ({100 * row['success_rate']:.1f} %, 95% interval "
-                f"{100 * low:.1f}-{100 * high:.1f}), {row['steps_median']:.0f} steps (at most {row['steps_max']}), "
-                f"largest action {row['largest_action']:.2f}, {row['rejected_draws']} draws rejected"
+                f"{row['scene']} {row['task']:20} {row['successes']}/{row['n']} ({100 * row['success_rate']:.1f} %, "
+                f"95% interval {100 * low:.1f}-{100 * high:.1f}), {row['steps_median'] or 0:.0f} steps (at most "
+                f"{row['steps_max']}), largest action {row['largest_action']:.2f}, {row['rejected_draws']} draws rejected"
                 + (f", failed from starts {row['failed_starts']}" if row["failed_starts"] else "")
             )
     if min(row["success_rate"] for row in rows) < at_least:
