@@ -167,7 +167,7 @@ def _field_differences(kind: str, required: Field, offered: Field) -> list[str]:
         (key, getattr(required, key), getattr(offered, key)) for key in Field.model_fields if key not in ("low", "high")
     ]
     found = [f"{kind} field {required.name!r}: {key} required {a!r}, offered {b!r}" for key, a, b in pairs if a != b]
-    for key, beyond in (("low", lambda a, b: b < a), ("high", lambda a, b: b > a)):
+    for key, beyond in (("low", lambda a, b: a < b), ("high", lambda a, b: a > b)):
         a, b = getattr(required, key), getattr(offered, key)
         if kind == "action" and a is not None and (b is None or beyond(a, b)):
             found.append(f"action field {required.name!r}: {key} required {a}, offered {b}")

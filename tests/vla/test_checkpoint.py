@@ -259,3 +259,34 @@ def test_saving_over_a_checkpoint_replaces_it(folder: Path) -> None:
         next(policy.parameters()).add_(1.0)
     save_policy(policy, folder)
     assert torch.equal(next(load_policy(folder).parameters()), next(policy.parameters()))
+
+
+FIXTURE = Path(__file__).parent / "fixtures" / "checkpoint_v1"
+"""A policy folder as format version 1 wrote it, and what that policy answered; both must hold for ever.
+Written once by `_policy().save_pretrained(FIXTURE)`; a new format version gets a fixture of its own beside it."""
+
+
+def test_the_fixture_of_format_version_1_opens_and_answers_as_it_did() -> None:
+    policy = load_policy(FIXTURE)
+    expected = json.loads((FIXTURE.parent / "checkpoint_v1_answer.json").read_text())
+    plan = policy.plan(*fixture_input(policy), ["open the drawer"], foresight=True)
+    assert plan.foresight is not None
+    np.testing.assert_allclose(plan.actions, expected["actions"], atol=1e-5)
+    assert {name: float(frames.mean()) for name, frames in plan.foresight.items()} == pytest.approx(
+        expected["foresight_means"], abs=0.5
+    )
+
+
+def fixture_input(policy: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One window of ramps: images, state, and both masks."""
+    frames = policy.config.history
+    images = {
+        camera.name: torch.arange(frames * camera.height * camera.width * 3)
+        .remainder(251)
+        .to(torch.uint8)
+        .reshape(1, frames, camera.height, camera.width, 3)
+        for camera in policy.contract.cameras
+    }
+    state = torch.linspace(-1, 1, frames * policy.contract.state_size).reshape(1, frames, -1)
+    exists = torch.ones(1, frames, dtype=torch.bool)
+    return images, state, exists, exists
