@@ -53,8 +53,8 @@ class GR1Config:
     decoder_heads: int = 3
     decoder_patch: int = 8
     """Side of the square patches that the decoder paints [pixels]."""
-    decoder_residual: bool = True
-    """Let the decoder see the current frame and paint the change to it; GR-1 itself paints from the queries alone."""
+    decoder_blend: bool = True
+    """The decoder sees the current frame and blends it with what it paints; GR-1 itself paints from nothing."""
 
     foresight_positions: str = "one"
     """In training, paint the future of "one" random history frame per window (cheaper), or of "all"."""

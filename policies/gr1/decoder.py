@@ -6,7 +6,7 @@ Shape legend: N pictures, Q queries, D width, P patches, H x W pixels.
 from __future__ import annotations
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from foreact.vla.errors import ConfigError
@@ -16,19 +16,22 @@ from foreact.vla.layers import Block, sincos_positions
 class PixelDecoder(nn.Module):
     """Mask tokens with fixed 2-D positions stand beside the embedded queries; ViT blocks; one affine map per patch.
 
-    One decoder serves all cameras, as in GR-1. With `residual` it also sees the current frame's patches and paints
-    the change; the squared error then goes to what moves, not to redrawing the table.
+    One decoder serves all cameras, as in GR-1. With `blend` it also sees the current frame's patches, and for each
+    pixel chooses how much of it to keep; its capacity then goes to what moves, not to redrawing the table.
     """
 
-    def __init__(self, query_width: int, width: int, *, layers: int, heads: int, patch: int, residual: bool):
+    def __init__(self, query_width: int, width: int, *, layers: int, heads: int, patch: int, blend: bool):
         super().__init__()
-        self.patch, self.residual = patch, residual
+        self.patch = patch
         self.embed = nn.Linear(query_width, width)
         self.mask_token_D = nn.Parameter(torch.randn(width) * 0.02)
-        self.see = nn.Linear(3 * patch * patch, width) if residual else None
+        self.see = nn.Linear(3 * patch * patch, width) if blend else None
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.paint = nn.Linear(width, 3 * patch * patch)
+        self.keep = nn.Linear(width, patch * patch) if blend else None
+        if self.keep is not None:
+            nn.init.constant_(self.keep.bias, 2.0)  # most pixels stay as they are
         self._positions: dict[tuple[int, int], Tensor] = {}
 
     def check(self, height: int, width: int) -> None:
@@ -46,8 +49,11 @@ class PixelDecoder(nn.Module):
         x = torch.cat([self.embed(queries_NQD), masks], dim=1)
         for block in self.blocks:
             x = block(x)
-        painted_NPC = self.paint(self.norm(x[:, queries_NQD.shape[1] :])).float() * 0.25
-        painted_NPC = painted_NPC + (now_NPC if self.residual else 0.5)
+        x = self.norm(x[:, queries_NQD.shape[1] :])
+        painted_NPC = self.paint(x).float() * 0.25 + 0.5
+        if self.keep is not None:
+            keep_NPC = repeat(self.keep(x).float().sigmoid(), "n p k -> n p (k c)", c=3)
+            painted_NPC = keep_NPC * now_NPC + (1.0 - keep_NPC) * painted_NPC
         return rearrange(
             painted_NPC, "n (r s) (p q c) -> n c (r p) (s q)", r=rows, s=columns, p=self.patch, q=self.patch
         )

@@ -105,7 +105,7 @@ class GR1(TrainablePolicy):
         )
         self.decoder = PixelDecoder(
             D, config.decoder_width, layers=config.decoder_layers, heads=config.decoder_heads,
-            patch=config.decoder_patch, residual=config.decoder_residual,
+            patch=config.decoder_patch, blend=config.decoder_blend,
         )  # fmt: skip
         for camera in contract.cameras:
             self.decoder.check(camera.height, camera.width)

@@ -146,7 +146,7 @@ def test_it_learns_to_go_where_the_sentence_says_and_to_foresee_it(make_policy: 
     torch.manual_seed(0)
     contract = synthetic_contract({"front": (16, 16)})
     config = make_policy(
-        history=1, width=64, layers=2, decoder_width=32, decoder_residual=True, foresight_weight=1.0
+        history=1, width=64, layers=2, decoder_width=32, decoder_blend=True, foresight_weight=1.0
     ).config
     policy = GR1(config, contract, {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}})
     windows = SyntheticWindows(config, contract, batch_size=32, seed=0)

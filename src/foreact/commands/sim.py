@@ -95,12 +95,12 @@ def experts(
         print(json.dumps({"seed": seed, "experts": rows}, indent=2))
     else:
         for row in rows:
-            low, high = row["ci95"]
+            rate, low, high = (f"{100 * value:.1f}" for value in (row["success_rate"], *row["ci95"]))
+            failed = f", failed from starts {row['failed_starts']}" if row["failed_starts"] else ""
             print(
-                f"{row['scene']} {row['task']:20} {row['successes']}/{row['n']} ({100 * row['success_rate']:.1f} %, "
-                f"95% interval {100 * low:.1f}-{100 * high:.1f}), {row['steps_median'] or 0:.0f} steps (at most "
-                f"{row['steps_max']}), largest action {row['largest_action']:.2f}, {row['rejected_draws']} draws rejected"
-                + (f", failed from starts {row['failed_starts']}" if row["failed_starts"] else "")
+                f"{row['scene']} {row['task']:20} {row['successes']}/{row['n']} ({rate} %, 95% interval {low}-{high}), "
+                f"{row['steps_median'] or 0:.0f} steps (at most {row['steps_max']}), largest action "
+                f"{row['largest_action']:.2f}, {row['rejected_draws']} draws rejected{failed}"
             )
     if min(row["success_rate"] for row in rows) < at_least:
         raise typer.Exit(1)
