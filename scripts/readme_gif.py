@@ -17,7 +17,7 @@ from foreact.vla.video import write_gif
 
 TASKS = ("move_slider_left", "open_drawer", "turn_on_led", "turn_off_lightbulb")
 RATE_HZ = 30.0
-HOLD_FRAMES = 20
+HOLD_FRAMES = 12
 """The last picture of each round stays this long."""
 
 
@@ -37,5 +37,6 @@ def montage(videos: list[list[np.ndarray]], height: int) -> Iterator[np.ndarray]
 
 if __name__ == "__main__":
     folder, target = Path(sys.argv[1]), Path(sys.argv[2])
-    films = [sorted((folder / "videos").glob(f"{task}-*.mp4"))[0] for task in TASKS]
-    print(write_gif(target, montage([read_video(film) for film in films], 300), RATE_HZ, every=2, colors=96), "frames")
+    # Of each task the shortest recording: the one that succeeds soonest.
+    films = [min(map(read_video, (folder / "videos").glob(f"{task}-*.mp4")), key=len) for task in TASKS]
+    print(write_gif(target, montage(films, 240), RATE_HZ, every=3, colors=64), "frames")
