@@ -79,7 +79,8 @@ def test_streaming_equals_the_full_forward_pass_in_every_phase(policy: GR1) -> N
             assert plan.foresight is not None
             for row, slot in enumerate(slots):
                 expected = _full(policy, *streams[slot], clocks[slot], sentences[slot])
-                np.testing.assert_allclose(plan.actions[row], expected.actions[0], rtol=0, atol=1e-5)
+                # Matrix products round differently for another number of rows; actions are of size 1.
+                np.testing.assert_allclose(plan.actions[row], expected.actions[0], rtol=0, atol=5e-5)
                 for name in CAMERAS:
                     assert expected.foresight is not None
                     painted = plan.foresight[name][row].astype(int) - expected.foresight[name][0]
