@@ -156,7 +156,14 @@ def test_an_interrupted_evaluation_says_how_to_go_on(tmp_path: Path) -> None:
     words = ("actor=zero", "benchmark.max_steps=40", "videos_per_task=0", "workers=1", f"out={tmp_path}")
     command = [sys.executable, "-m", "foreact.commands.main", "evaluate", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def mind_ctrl_c() -> None:
+        # A shell's background jobs ignore SIGINT, and so would their children.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=mind_ctrl_c
+    )
     deadline = time.monotonic() + 100
     while not read_rollouts(tmp_path / "rollouts.jsonl") and time.monotonic() < deadline:
         time.sleep(0.2)
