@@ -180,13 +180,6 @@ class GR1(TrainablePolicy):
             x = block(x, mask[:, None], n_keys=C)
         return self.norm(self.blocks[-1](x, mask[:, None, C:], n_keys=C, first=C))
 
-    def compile_parts(self) -> None:
-        """Compile what costs most; shapes are fixed during training."""
-        for part in (self.vision, self.resampler, self.decoder):
-            part.compile(dynamic=False)
-        for block in self.blocks:
-            block.compile(dynamic=False)
-
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def answer(
