@@ -59,6 +59,7 @@ def check_expert(
         start = draw_start(env, np.random.default_rng([seed, index]), (task,), seed=index)
         result.rejected_draws += start.rejected_draws
         obs, info = env.reset(options={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs, "task": task})
+        expert.reset()
         for step in range(max_steps):
             action = expert.act(obs["robot_obs"], obs["scene_obs"])
             result.largest_action = max(result.largest_action, float(np.abs(action).max()))

@@ -66,7 +66,7 @@ def draw_start(env: DeskEnv, rng: np.random.Generator, tasks: Sequence[str] = ()
     while rejected < MAX_DRAWS:
         drawn = random_reset(rng, env.model, env.data, fixtures="random")
         rejected += drawn.rejected
-        scene_obs = _with_preconditions(tasks, drawn.scene_obs, env.scene)
+        scene_obs = _with_preconditions(tasks, drawn.scene_obs, env.scene, rng)
         if scene_obs is None:
             raise NoStart(f"the tasks {', '.join(tasks)} are never feasible at once in scene {env.scene.name}")
         pos = rng.uniform(TCP_LOW, TCP_HIGH)
@@ -94,10 +94,12 @@ def _arm_joints(pos_world: np.ndarray, euler: np.ndarray) -> np.ndarray:
     return joints
 
 
-def _with_preconditions(tasks: Sequence[str], scene_obs: np.ndarray, scene: SceneSpec) -> np.ndarray | None:
+def _with_preconditions(
+    tasks: Sequence[str], scene_obs: np.ndarray, scene: SceneSpec, rng: np.random.Generator | None = None
+) -> np.ndarray | None:
     """`scene_obs` (24,) changed so that every task is feasible, or None where they exclude each other."""
     for task in tasks:
-        scene_obs = set_precondition(task, scene_obs, scene)
+        scene_obs = set_precondition(task, scene_obs, scene, rng)
     return scene_obs if all(feasible(task, scene_obs, scene) for task in tasks) else None
 
 

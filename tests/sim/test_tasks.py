@@ -57,17 +57,17 @@ def test_a_joint_task_fires_just_past_its_threshold_and_alone(field: str, change
     value = getattr(start, field)
     short = replace(start, **{field: value + 0.999 * change})
     past = replace(start, **{field: value + 1.001 * change})
-    assert reached_tasks(start, short) == []
-    assert reached_tasks(start, past) == [task]
+    assert reached_tasks(start, short, FIXTURE_TASKS) == []
+    assert reached_tasks(start, past, FIXTURE_TASKS) == [task]
 
 
 @pytest.mark.parametrize(("lamp", "name"), [("bulb", "lightbulb"), ("led", "led")])
 def test_a_lamp_task_compares_start_and_now(lamp: str, name: str) -> None:
     off, on = replace(REST, **{lamp: False}), replace(REST, **{lamp: True})
-    assert reached_tasks(off, on) == [f"turn_on_{name}"]
-    assert reached_tasks(on, off) == [f"turn_off_{name}"]
-    assert reached_tasks(on, on) == []
-    assert reached_tasks(off, off) == []
+    assert reached_tasks(off, on, FIXTURE_TASKS) == [f"turn_on_{name}"]
+    assert reached_tasks(on, off, FIXTURE_TASKS) == [f"turn_off_{name}"]
+    assert reached_tasks(on, on, FIXTURE_TASKS) == []
+    assert reached_tasks(off, off, FIXTURE_TASKS) == []
 
 
 def test_feasible_needs_travel_beyond_the_threshold() -> None:
