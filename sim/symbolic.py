@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
@@ -124,7 +123,6 @@ class UnknownChainTask(ForeActError):
         super().__init__(f"no task {name!r}; {did_you_mean(name, TASK_NAMES)}")
 
 
-@lru_cache(maxsize=None)
 def apply(task: str, state: SymbolicState, rules: Rules = "official") -> SymbolicState | None:
     """The state after `task`, or None where its precondition does not hold in `state`.
 
