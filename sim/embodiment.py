@@ -101,3 +101,18 @@ def desk_contract(
         action=ACTION_MODES[action_mode].fields,
         gripper="+1 open, -1 close",
     )
+
+
+def privileged_fields() -> tuple[Field, ...]:
+    """What only a simulator knows, as state fields: the 24 numbers of `scene_obs`, blocks in the scene's own order."""
+    blocks = tuple(
+        field
+        for slot in (1, 2, 3)
+        for field in (
+            Field(name=f"scene_block{slot}_position", size=3, unit="m", frame="world"),
+            Field(name=f"scene_block{slot}_euler", size=3, unit="rad", frame="world", rotation="euler_xyz"),
+        )
+    )
+    joints = tuple(Field(name=f"scene_{name}", size=1, unit="m") for name in ("slide", "drawer", "button", "switch"))
+    lamps = tuple(Field(name=f"scene_{name}", size=1, unit="1", low=0.0, high=1.0) for name in ("bulb", "led"))
+    return (*joints, *lamps, *blocks)

@@ -1,7 +1,7 @@
-"""Rollouts of an actor in several desks in lockstep.
+"""Rollouts of an actor in several environments in lockstep: single tasks, and chains of tasks without a reset.
 
-All desks of a process share one actor: whatever slots need a plan at a control step get it from one call. A rollout
-depends on its start, its instruction and the actor alone, not on what runs in the other slots.
+All environments of a process share one actor: whatever slots need a plan at a control step get it from one call. A
+rollout depends on its start, its instructions and the actor alone, not on what runs in the other slots.
 """
 
 from __future__ import annotations
@@ -10,30 +10,37 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from foreact.sim.embodiment import ACTION_MODES, desk_contract
-from foreact.sim.env import DeskEnv, Obs
-from foreact.sim.starts import Start
+from foreact.sim.border import Border, Frames, Obs
+from foreact.sim.suites import SuiteEnv
 from foreact.vla.actors import check_plan
-from foreact.vla.contract import Adapter, Contract, ContractMismatch, adapt
 from foreact.vla.foresight import foresight_errors
-from foreact.vla.images import resize_frame
 from foreact.vla.policy import Actor, Observation
 from foreact.vla.results import ForesightSums
 
-Frames = dict[str, np.ndarray]
+
+class _GoesOn(Protocol):
+    """An environment in which one task can follow another without a reset."""
+
+    def begin_task(self, task: str, instruction: str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One rollout to be done."""
+    """One rollout to be done: one task, or several in a row."""
 
-    start_index: int
-    start: Start
-    task: str
-    instruction: str
+    index: int
+    """Which start, or which chain."""
+    seed: int
+    """All that is random in the environment follows from it."""
+    start: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """State vectors to begin from (reset options such as robot_obs and scene_obs); empty: drawn from the seed."""
+    tasks: tuple[str, ...]
+    instructions: tuple[str, ...]
+    """One per task."""
     record: bool = False
     """Keep the frames, ask for predicted ones and measure them."""
 
@@ -46,6 +53,8 @@ class Recording:
     """One entry per control step from the reset on, in the environment's sizes."""
     predicted: dict[int, Frames] = field(default_factory=dict)
     """Control step of a plan -> the frames it expected."""
+    instructions: dict[int, str] = field(default_factory=dict)
+    """Control step at which a task was begun -> its instruction."""
     steps_ahead: int = 0
 
     def foresight(self) -> dict[str, ForesightSums]:
@@ -61,65 +70,29 @@ class Recording:
         return sums
 
 
-@dataclass(kw_only=True)
-class Rollout:
-    """One finished rollout."""
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one task of a rollout."""
 
-    job: Job
     success: bool
     steps: int
+    """Control steps until success, or until the limit."""
     other_tasks: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Rollout:
+    """One finished rollout: all tasks solved, or the last attempt failed."""
+
+    job: Job
+    attempts: tuple[Attempt, ...]
     wall_s: float
     recording: Recording | None
 
-
-@dataclass(frozen=True)
-class Border:
-    """How one actor meets the desk: the action mode it speaks, and the adaptations that need no choice."""
-
-    action_mode: str
-    cameras: tuple[str, ...]
-    adapter: Adapter
-
-    def observation(self, slots: Sequence[int], obs: Sequence[Obs], instruction: Sequence[str]) -> Observation:
-        """What the actor sees of these slots."""
-        images = {
-            camera: np.stack([resize_frame(o[camera], *self.adapter.resize[camera]) for o in obs])
-            for camera in self.cameras
-        }
-        state = self.adapter.state(np.stack([o["robot_obs"] for o in obs])).astype(np.float32)
-        return Observation(slots=tuple(slots), images=images, state=state, instruction=tuple(instruction))
-
-    def action(self, action: np.ndarray) -> np.ndarray:
-        """The actor's action (A,) in the order of the environment."""
-        ordered = np.empty_like(action)
-        ordered[list(self.adapter.action_index)] = action
-        return ordered
-
-
-def find_border(actor: Contract, name: str) -> Border:
-    """Choose the desk's action mode that the actor speaks, and the adaptations.
-
-    Raises:
-        ContractMismatch: With the differences to the mode that fits best, when none fits.
-    """
-    wanted = {f.name for f in actor.action}
-    best = max(ACTION_MODES, key=lambda mode: len(wanted & {f.name for f in ACTION_MODES[mode].fields}))
-    offered = desk_contract(action_mode=best)
-    adapter = adapt(actor, offered, required_by=name, offered_by=f"the desk (action_mode={best})")
-    missing = [f.name for f in offered.action if f.name not in wanted]
-    if missing:
-        raise ContractMismatch(
-            f"{name} does not fit the desk (action_mode={best}): its actions lack {', '.join(missing)}; "
-            f"found: {', '.join(sorted(wanted)) or '(none)'}"
-        )
-    return Border(best, tuple(c.name for c in actor.cameras), adapter)
-
-
-def make_envs(scene: str, border: Border, n: int) -> list[DeskEnv]:
-    """`n` desks that offer what the border needs; only cameras that the actor looks at are rendered."""
-    sizes = {c.name: (c.height, c.width) for c in desk_contract().cameras if c.name in border.cameras}
-    return [DeskEnv(scene, sizes=sizes or None, action_mode=border.action_mode, render=bool(sizes)) for _ in range(n)]
+    @property
+    def solved(self) -> int:
+        """How many tasks in a row were solved."""
+        return sum(attempt.success for attempt in self.attempts)
 
 
 @dataclass
@@ -130,23 +103,38 @@ class _Slot:
     obs: Obs
     began: float
     steps: int = 0
+    """Since the present task began."""
+    total: int = 0
     queue: deque[np.ndarray] = field(default_factory=deque)
     others: set[str] = field(default_factory=set)
+    attempts: list[Attempt] = field(default_factory=list)
     recording: Recording | None = None
+    frames: Frames = field(default_factory=dict)
+    """Pictures of the present step; empty while nobody looks."""
+
+    @property
+    def instruction(self) -> str:
+        return self.job.instructions[len(self.attempts)]
+
+    @property
+    def task(self) -> str:
+        return self.job.tasks[len(self.attempts)]
 
 
 class Lockstep:
-    """An actor in several desks; see `run`."""
+    """An actor in several environments; see `run`."""
 
     def __init__(
-        self, actor: Actor, envs: Sequence[DeskEnv], border: Border, *, max_steps: int, foresight: bool
+        self, actor: Actor, envs: Sequence[SuiteEnv], border: Border, *, max_steps: int, foresight: bool
     ) -> None:
-        """`foresight` asks for predicted frames in the rollouts that are recorded."""
+        """`max_steps` is per task; `foresight` asks for predicted frames in the rollouts that are recorded."""
         self._actor, self._envs, self._border = actor, envs, border
         self._max_steps, self._foresight = max_steps, foresight
+        # An actor may say how many control steps before a plan it looks at; nothing else is drawn then.
+        self._looks_back: tuple[int, ...] | None = getattr(actor, "looks_back", None)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Rollout]:
-        """Do the jobs, each in the next free desk; yields each rollout when it ends."""
+        """Do the jobs, each in the next free environment; yields each rollout when it ends."""
         waiting = iter(jobs)
         active: dict[int, _Slot] = {}
         while True:
@@ -162,35 +150,37 @@ class Lockstep:
                     yield rollout
 
     def _begin(self, number: int, job: Job) -> _Slot:
-        env = self._envs[number]
         began = time.perf_counter()
-        obs, _ = env.reset(
-            seed=job.start.seed,
-            options={
-                "robot_obs": job.start.robot_obs,
-                "scene_obs": job.start.scene_obs,
-                "task": job.task,
-                "instruction": job.instruction,
-            },
-        )
+        options: dict[str, Any] = {**job.start, "task": job.tasks[0], "instruction": job.instructions[0]}
+        obs, _ = self._envs[number].reset(seed=job.seed, options=options)
         self._actor.reset([number])
         slot = _Slot(job, obs, began)
         if job.record:
-            slot.recording = Recording(seen=[self._seen(number, obs)])
+            slot.recording = Recording(instructions={0: job.instructions[0]})
+        self._look(number, slot)
         return slot
 
-    def _seen(self, number: int, obs: Obs) -> Frames:
-        """Frames for a recording; a blind actor's desk renders only for this."""
-        cameras = self._border.cameras
-        return {c: obs[c] for c in cameras} if cameras else self._envs[number].frames()
+    def _look(self, number: int, slot: _Slot) -> None:
+        """Draw what is looked at: for a recording always, for the actor if one of its plans will look at this step."""
+        wanted = self._border.cameras and self._will_look(len(slot.queue))
+        slot.frames = self._envs[number].frames() if wanted or slot.recording is not None else {}
+        if slot.recording is not None:
+            slot.recording.seen.append(slot.frames)
+
+    def _will_look(self, steps_to_plan: int) -> bool:
+        if steps_to_plan == 0 or self._looks_back is None:
+            return True
+        furthest = max(self._looks_back, default=0)
+        return any(ahead in self._looks_back for ahead in range(steps_to_plan, furthest + 1, self._actor.execute_steps))
 
     def _think(self, active: Mapping[int, _Slot]) -> None:
         """Plan for the slots that have run out of actions, and let the others take note."""
         idle = [n for n in active if not active[n].queue]
         shown = {n for n in idle if self._foresight and active[n].recording is not None}
-        rest = [n for n in active if n not in idle]
-        if rest:
-            self._actor.observe(self._observation(rest, active))
+        for watching in (True, False):  # an observation has pictures of all its slots, or of none
+            rest = [n for n in active if n not in idle and bool(active[n].frames) == watching]
+            if rest:
+                self._actor.observe(self._observation(rest, active))
         # Predicted frames cost far more than actions, so they are decoded for nobody else.
         for numbers, foresight in (([n for n in idle if n not in shown], False), (sorted(shown), True)):
             if not numbers:
@@ -202,27 +192,41 @@ class Lockstep:
                 slot.queue.extend(actions[row])
                 if foresight and plan.foresight is not None and slot.recording is not None:
                     slot.recording.steps_ahead = plan.foresight_steps
-                    slot.recording.predicted[slot.steps] = {c: f[row].copy() for c, f in plan.foresight.items()}
+                    slot.recording.predicted[slot.total] = {c: f[row].copy() for c, f in plan.foresight.items()}
 
     def _observation(self, numbers: Sequence[int], active: Mapping[int, _Slot]) -> Observation:
         slots = [active[n] for n in numbers]
-        return self._border.observation(numbers, [s.obs for s in slots], [s.job.instruction for s in slots])
+        return self._border.observation(
+            numbers, [s.obs for s in slots], [s.frames for s in slots], [s.instruction for s in slots]
+        )
 
     def _step(self, number: int, slot: _Slot) -> Rollout | None:
-        action = self._border.action(slot.queue.popleft())
-        slot.obs, _, _, _, info = self._envs[number].step(action)
+        env = self._envs[number]
+        slot.obs, _, _, truncated, info = env.step(self._border.action(slot.queue.popleft()))
         slot.steps += 1
-        slot.others.update(name for name in info["tasks_happened"] if name != slot.job.task)
-        if slot.recording is not None:
-            slot.recording.seen.append(self._seen(number, slot.obs))
+        slot.total += 1
+        slot.others.update(name for name in info["tasks_happened"] if name != slot.task)
         success = bool(info["is_success"])
-        if not success and slot.steps < self._max_steps:
-            return None
-        return Rollout(
-            job=slot.job,
-            success=success,
-            steps=slot.steps,
-            other_tasks=tuple(sorted(slot.others)),
-            wall_s=time.perf_counter() - slot.began,
-            recording=slot.recording,
-        )
+        if success or truncated or slot.steps >= self._max_steps:
+            slot.attempts.append(Attempt(success, slot.steps, tuple(sorted(slot.others))))
+            if not success or len(slot.attempts) == len(slot.job.tasks):
+                if slot.recording is not None:
+                    slot.recording.seen.append(env.frames())
+                return Rollout(
+                    job=slot.job,
+                    attempts=tuple(slot.attempts),
+                    wall_s=time.perf_counter() - slot.began,
+                    recording=slot.recording,
+                )
+            self._next_task(number, slot)
+        self._look(number, slot)
+        return None
+
+    def _next_task(self, number: int, slot: _Slot) -> None:
+        """The actor forgets, the scene stays."""
+        slot.steps, slot.others = 0, set()
+        slot.queue.clear()
+        self._actor.reset([number])
+        cast(_GoesOn, self._envs[number]).begin_task(slot.task, slot.instruction)
+        if slot.recording is not None:
+            slot.recording.instructions[slot.total] = slot.instruction

@@ -177,13 +177,16 @@ def checkpoint_sha256(folder: Path) -> str:
     return sha256_of(folder / MANIFEST)
 
 
-def load_checkpoint_actor(folder: Path, *, device: str = "cpu", execute_steps: int | None = None) -> Actor:
+def load_checkpoint_actor(
+    folder: Path, *, device: str = "cpu", execute_steps: int | None = None, batch_size: int | None = None
+) -> Actor:
     """The policy in a checkpoint folder, ready to act. Imports torch.
 
     Args:
         folder: What `foreact train` wrote.
         device: Where it runs.
         execute_steps: Actions of a plan executed before the next; None: as the policy's config says.
+        batch_size: Rows of every pass of the network, see `StreamingActor`.
 
     Raises:
         ForeActError: If the folder is not a checkpoint, is damaged, or needs a device that is not there.
@@ -191,7 +194,7 @@ def load_checkpoint_actor(folder: Path, *, device: str = "cpu", execute_steps: i
     from foreact.vla.checkpoint import load_policy
     from foreact.vla.runtime import StreamingActor
 
-    return StreamingActor(load_policy(folder), execute_steps=execute_steps, device=device)
+    return StreamingActor(load_policy(folder), execute_steps=execute_steps, device=device, batch_size=batch_size)
 
 
 def check_plan(actor: Actor, plan: Plan, n: int) -> np.ndarray:

@@ -22,7 +22,8 @@ class Observation:
     slots: Sequence[int]
     """Identity of each row, shape (N,): an actor keeps its history per slot."""
     images: Mapping[str, np.ndarray]
-    """Camera name -> (N, height, width, 3) uint8 RGB, in the sizes of the actor's contract."""
+    """Camera name -> (N, height, width, 3) uint8 RGB, in the sizes of the actor's contract; empty at steps that the
+    actor does not look at (see `Actor`)."""
     state: np.ndarray
     """(N, S) float32: the actor's contract state fields, concatenated."""
     instruction: Sequence[str]
@@ -42,7 +43,11 @@ class Plan:
 
 @runtime_checkable
 class Actor(Protocol):
-    """Something that acts. Stateless between slots, deterministic given the same observations since `reset`."""
+    """Something that acts. Stateless between slots, deterministic given the same observations since `reset`.
+
+    It may also have `looks_back: tuple[int, ...]`: how many control steps before a plan it looks at, besides the step
+    of the plan itself. Pictures of other steps are then not drawn, and `observe` may get observations without images.
+    """
 
     contract: Contract
     """What it requires of an environment or a robot."""

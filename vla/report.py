@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from foreact.vla.intervals import Interval
-from foreact.vla.results import Results, RolloutRecord
+from foreact.vla.results import ChainRecord, Record, Results
 
 MAX_VIDEO_BYTES = 1_500_000
 """A larger video is linked, not embedded."""
@@ -21,15 +22,19 @@ MAX_TOTAL_BYTES = 12_000_000
 
 @dataclass(frozen=True)
 class _Clip:
-    record: RolloutRecord
+    record: Record
     source: str
     """A data URI, a path relative to the page, or empty when the file is gone."""
     embedded: bool
 
+    @property
+    def is_chain(self) -> bool:
+        return isinstance(self.record, ChainRecord)
+
 
 def write_report(
     results: Results,
-    records: Sequence[RolloutRecord],
+    records: Sequence[Record],
     folder: Path,
     *,
     max_video_bytes: int = MAX_VIDEO_BYTES,
@@ -39,7 +44,7 @@ def write_report(
 
     Args:
         results: What was measured.
-        records: The rollouts; those with a video are shown, in this order.
+        records: The rollouts or chains; those with a video are shown, in this order.
         folder: The results folder, to which the videos' paths are relative.
         max_video_bytes: Larger videos are linked instead of embedded.
         max_total_bytes: So much video is embedded at most; the rest is linked.
@@ -64,6 +69,7 @@ def write_report(
     page = template.render(
         r=results,
         bars=[*results.tasks.items(), ("all tasks", results.overall)],
+        ends=_ends(records),
         clips=clips,
         contract=yaml.safe_dump(results.contract, sort_keys=False),
         minutes=f"{minutes} min {seconds} s",
@@ -73,6 +79,16 @@ def write_report(
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _ends(records: Sequence[Record]) -> list[tuple[str, int]]:
+    """At which task chains ended, the most frequent first."""
+    ends = Counter(
+        record.attempts[-1].task
+        for record in records
+        if isinstance(record, ChainRecord) and not record.attempts[-1].success
+    )
+    return sorted(ends.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _read(path: Path) -> bytes | None:

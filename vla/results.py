@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 from pydantic import Field as Checked
 
 from foreact.vla.errors import ForeActError
-from foreact.vla.intervals import bootstrap_ratio, clustered_wilson, wilson
+from foreact.vla.intervals import bootstrap_mean, bootstrap_ratio, clustered_wilson, wilson
 
 RESULTS_VERSION = 1
 ALL_CAMERAS = "all cameras"
@@ -77,6 +77,67 @@ class RolloutRecord(_Part):
         return self.start, self.task
 
 
+class ChainAttempt(_Part):
+    """One task of a chain that was tried."""
+
+    task: str
+    instruction: str
+    success: bool
+    steps: NonNegativeInt
+    """Control steps until success, or until the limit."""
+    other_tasks: tuple[str, ...] = ()
+    """Tasks that happened although they were not asked for."""
+
+
+class ChainRecord(_Part):
+    """One finished chain: a line of `chains.jsonl`. A chain ends at its first failure."""
+
+    chain: NonNegativeInt
+    """Position in the list of chains."""
+    seed: NonNegativeInt
+    tasks: tuple[str, ...]
+    """All tasks of the chain, tried or not."""
+    attempts: tuple[ChainAttempt, ...]
+    defects: tuple[str, ...] = ()
+    """Why the chain cannot be done; empty if it can."""
+    wall_s: NonNegativeFloat = 0.0
+    video: str | None = None
+    foresight: dict[str, ForesightSums] = {}
+    foresight_steps: NonNegativeInt = 0
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What makes a chain one of its kind within an evaluation."""
+        return self.chain, "chain"
+
+    @property
+    def length(self) -> int:
+        """How many tasks in a row were solved."""
+        return sum(attempt.success for attempt in self.attempts)
+
+    def as_rollouts(self) -> list[RolloutRecord]:
+        """Its attempts as rollouts of single tasks that share a start; pictures belong to the first."""
+        return [
+            RolloutRecord(
+                start=self.chain,
+                start_seed=self.seed,
+                task=attempt.task,
+                instruction=attempt.instruction,
+                success=attempt.success,
+                steps=attempt.steps,
+                other_tasks=attempt.other_tasks,
+                video=self.video if number == 0 else None,
+                foresight=self.foresight if number == 0 else {},
+                foresight_steps=self.foresight_steps if number == 0 else 0,
+            )
+            for number, attempt in enumerate(self.attempts)
+        ]
+
+
+Record = RolloutRecord | ChainRecord
+_R = TypeVar("_R", RolloutRecord, ChainRecord)
+
+
 class Success(_Part):
     """A success rate with its 95 % interval."""
 
@@ -116,14 +177,30 @@ class Foresight(_Part):
     """A pixel counts when it changes by more than this in any channel, as a share of full scale."""
 
 
+class ChainLength(_Part):
+    """Tasks solved in a row, averaged over chains."""
+
+    average: NonNegativeFloat
+    ci95: tuple[float, float]
+    """Bootstrap over chains."""
+    n: PositiveInt
+
+
 class Chains(_Part):
     """Long-horizon evaluation: instructions in a row, without a reset in between."""
 
     average_length: NonNegativeFloat
     ci95: tuple[float, float]
+    """Bootstrap over chains."""
     success_at: tuple[float, ...]
-    """Share of chains that solved at least 1, 2, ... tasks."""
+    """Share of chains that solved at least 1, 2, ... tasks in a row."""
+    success_at_ci95: tuple[tuple[float, float], ...] = ()
     n: PositiveInt
+    n_infeasible: NonNegativeInt = 0
+    """Chains that nobody can finish, because their list has defects; counted in the numbers above."""
+    feasible: ChainLength | None = None
+    """The same without them, where there are any."""
+    infeasible: ChainLength | None = None
 
 
 class Results(_Part):
@@ -180,30 +257,72 @@ def _lines(error: ValidationError) -> str:
 
 
 def read_rollouts(path: Path) -> list[RolloutRecord]:
-    """Read `rollouts.jsonl`. An unfinished last line, left by a kill, is cut off the file.
+    """Read `rollouts.jsonl`; see `read_records`."""
+    return read_records(path, RolloutRecord)
+
+
+def read_chains(path: Path) -> list[ChainRecord]:
+    """Read `chains.jsonl`; see `read_records`."""
+    return read_records(path, ChainRecord)
+
+
+def read_records(path: Path, kind: type[_R]) -> list[_R]:
+    """Read a file of records, one per line. An unfinished last line, left by a kill, is cut off the file.
 
     Raises:
-        ResultsError: If any other line is not a rollout, or a rollout is there twice.
+        ResultsError: If any other line is not such a record, or one is there twice.
     """
     if not path.exists():
         return []
+    name = "chain" if kind is ChainRecord else "rollout"
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole != len(data):
         with path.open("r+b") as file:
             file.truncate(whole)
-    records: list[RolloutRecord] = []
+    records: list[_R] = []
     seen: set[tuple[int, str]] = set()
     for number, line in enumerate(data[:whole].splitlines(), start=1):
         try:
-            record = RolloutRecord.model_validate_json(line)
+            record = kind.model_validate_json(line)
         except ValidationError as error:
-            raise ResultsError(f"{path}, line {number} is not a rollout:\n{_lines(error)}") from error
+            raise ResultsError(f"{path}, line {number} is not a {name}:\n{_lines(error)}") from error
         if record.key in seen:
-            raise ResultsError(f"{path}, line {number}: start {record.start}, {record.task} is there twice")
+            raise ResultsError(f"{path}, line {number}: {_what(record)} is there twice")
         seen.add(record.key)
         records.append(record)
     return records
+
+
+def _what(record: Record) -> str:
+    return f"chain {record.chain}" if isinstance(record, ChainRecord) else f"start {record.start}, {record.task}"
+
+
+def chains(records: Sequence[ChainRecord]) -> Chains | None:
+    """Average length and success at 1, 2, ...; None without chains."""
+    if not records:
+        return None
+    lengths = [record.length for record in records]
+    n, longest = len(records), max(len(record.tasks) for record in records)
+    hits = [sum(length > at for length in lengths) for at in range(longest)]
+    broken = [record.length for record in records if record.defects]
+    sound = [record.length for record in records if not record.defects]
+    return Chains(
+        average_length=sum(lengths) / n,
+        ci95=bootstrap_mean(lengths),
+        success_at=tuple(hit / n for hit in hits),
+        success_at_ci95=tuple(wilson(hit, n) for hit in hits),
+        n=n,
+        n_infeasible=len(broken),
+        feasible=_length(sound) if broken else None,
+        infeasible=_length(broken),
+    )
+
+
+def _length(lengths: list[int]) -> ChainLength | None:
+    if not lengths:
+        return None
+    return ChainLength(average=sum(lengths) / len(lengths), ci95=bootstrap_mean(lengths), n=len(lengths))
 
 
 def success(records: Sequence[RolloutRecord]) -> Success:

@@ -50,12 +50,21 @@ class StreamingActor:
         policy: From `foreact.vla.checkpoint.load_policy`.
         execute_steps: Actions of a plan executed before the next; by default what the policy's config says.
         device: "cpu", "cuda", "cuda:1", ...
+        batch_size: Every pass of the network has so many rows, padded where fewer are asked for. Rounding depends on
+            the size of a batch, so this makes a slot's numbers independent of what else runs beside it.
+            By default passes are as large as what is asked for.
 
     Raises:
         ConfigError: If the device is not there, or `execute_steps` is not between 1 and the policy's chunk.
     """
 
-    def __init__(self, policy: TrainablePolicy, execute_steps: int | None = None, device: str = "cpu"):
+    def __init__(
+        self,
+        policy: TrainablePolicy,
+        execute_steps: int | None = None,
+        device: str = "cpu",
+        batch_size: int | None = None,
+    ):
         steps = policy.config.execute_steps if execute_steps is None else execute_steps
         if not 1 <= steps <= policy.config.chunk:
             raise ConfigError(f"execute_steps must be 1 to {policy.config.chunk} (the policy's chunk), found {steps}")
@@ -65,6 +74,8 @@ class StreamingActor:
         self.policy = policy.to(self.device).eval()
         self.contract = policy.contract
         self.execute_steps = steps
+        self.looks_back = tuple(policy.config.history_stride * k for k in range(1, policy.config.history))
+        self._batch_size = batch_size
         self._span = (policy.config.history - 1) * policy.config.history_stride + 1
         self._slots: dict[int, _Slot] = {}
         self._sentences: OrderedDict[str, Tensor] = OrderedDict()
@@ -75,15 +86,16 @@ class StreamingActor:
             self._slots.pop(int(slot), None)
 
     def observe(self, observation: Observation) -> None:
-        """Remember a control step; nothing is computed."""
-        self._check(observation)
+        """Remember a control step; nothing is computed. Without images it is one that no plan will look at."""
+        self._check(observation, blind=not observation.images)
+        cameras = {c.name for c in self.contract.cameras}
         for row, slot in enumerate(observation.slots):
             instruction = observation.instruction[row]
             memory = self._slots.get(int(slot))
             # Training windows never look across a change of instruction; nor does the actor.
             if memory is None or memory.instruction != instruction:
                 memory = self._slots[int(slot)] = _Slot(instruction)
-            images = {c.name: np.array(observation.images[c.name][row]) for c in self.contract.cameras}
+            images = {name: np.array(observation.images[name][row]) for name in observation.images if name in cameras}
             memory.frames.append(_Frame(images, np.array(observation.state[row], np.float32)))
             while len(memory.frames) > self._span:
                 memory.frames.popleft()
@@ -93,12 +105,22 @@ class StreamingActor:
         """Remember a control step and plan from it.
 
         Raises:
-            BadObservation: If images or state are not as the contract says.
+            BadObservation: If images or state are not as the contract says, or a step that is looked back at came
+                without images.
         """
+        self._check(observation)
         self.observe(observation)
         stride = self.policy.config.history_stride
         history = [list(self._slots[int(slot)].frames)[::-1][::stride][::-1] for slot in observation.slots]
-        self._encode([frame for frames in history for frame in frames])
+        self._encode([frame for frames in history for frame in frames if frame.tokens_FD is None])
+        language = self._language(observation.instruction)
+        plans = [
+            self._plan([history[row] for row in rows], language[list(rows)], foresight)
+            for rows in self._batches(len(history))
+        ]
+        return _joined(plans, len(history))
+
+    def _plan(self, history: list[list[_Frame]], language: Tensor, foresight: bool) -> Plan:
         shape = _tokens(history[0][-1]).shape
         frames_NTFD = torch.zeros(len(history), self.policy.config.history, *shape, device=self.device)
         mask_NT = torch.zeros(frames_NTFD.shape[:2], dtype=torch.bool, device=self.device)
@@ -106,17 +128,25 @@ class StreamingActor:
             frames_NTFD[row, : len(frames)] = torch.stack([_tokens(frame) for frame in frames])
             mask_NT[row, : len(frames)] = True
         current = self._upload([frames[-1] for frames in history]) if foresight else None
-        return self.policy.plan_from(frames_NTFD, self._language(observation.instruction), mask_NT, current)
+        return self.policy.plan_from(frames_NTFD, language, mask_NT, current)
 
-    def _encode(self, frames: list[_Frame]) -> None:
-        new = [frame for frame in frames if frame.tokens_FD is None]
-        if not new:
-            return
-        state_NS = torch.from_numpy(np.stack([frame.state_S for frame in new])).to(self.device)
-        known_N = torch.ones(len(new), dtype=torch.bool, device=self.device)
-        tokens = self.policy.encode_frames(self._upload(new), state_NS, known_N)
-        for frame, tokens_FD in zip(new, tokens, strict=True):
-            frame.tokens_FD = tokens_FD
+    def _batches(self, n: int) -> list[list[int]]:
+        """Rows 0..n-1 in passes of the network; the last row fills up what is left of the last pass."""
+        size = self._batch_size or n
+        return [[min(start + i, n - 1) for i in range(size)] for start in range(0, n, size)]
+
+    def _encode(self, new: list[_Frame]) -> None:
+        if any(len(frame.images) < len(self.contract.cameras) for frame in new):
+            raise BadObservation(
+                f"a step that is looked back at came without images; this policy looks back {self.looks_back} steps"
+            )
+        for rows in self._batches(len(new)) if new else ():
+            frames = [new[row] for row in rows]
+            state_NS = torch.from_numpy(np.stack([frame.state_S for frame in frames])).to(self.device)
+            known_N = torch.ones(len(frames), dtype=torch.bool, device=self.device)
+            tokens = self.policy.encode_frames(self._upload(frames), state_NS, known_N)
+            for frame, tokens_FD in zip(frames, tokens, strict=True):
+                frame.tokens_FD = tokens_FD
 
     def _upload(self, frames: list[_Frame]) -> dict[str, Tensor]:
         return {
@@ -134,12 +164,12 @@ class StreamingActor:
             self._sentences.popitem(last=False)
         return language
 
-    def _check(self, observation: Observation) -> None:
+    def _check(self, observation: Observation, blind: bool = False) -> None:
         n = len(observation.slots)
         if len(set(map(int, observation.slots))) != n or len(observation.instruction) != n:
             found = f"slots {list(observation.slots)} and {len(observation.instruction)} instructions"
             raise BadObservation(f"expected {n} different slots, one instruction each; found {found}")
-        for camera in self.contract.cameras:
+        for camera in () if blind else self.contract.cameras:
             found = observation.images.get(camera.name)
             expected = (n, camera.height, camera.width, 3)
             if found is None or found.shape != expected or found.dtype != np.uint8:
@@ -155,6 +185,20 @@ class StreamingActor:
 def _tokens(frame: _Frame) -> Tensor:
     assert frame.tokens_FD is not None
     return frame.tokens_FD
+
+
+def _joined(plans: list[Plan], n: int) -> Plan:
+    """One plan of the first `n` rows."""
+    if len(plans) == 1 and len(plans[0].actions) == n:
+        return plans[0]
+    foresight = None
+    if plans[0].foresight is not None:
+        foresight = {
+            camera: np.concatenate([plan.foresight[camera] for plan in plans if plan.foresight is not None])[:n]
+            for camera in plans[0].foresight
+        }
+    actions = np.concatenate([plan.actions for plan in plans])[:n]
+    return Plan(actions=actions, foresight=foresight, foresight_steps=plans[0].foresight_steps)
 
 
 def find_device(name: str) -> torch.device:

@@ -174,7 +174,7 @@ def rollout_frames(
     *,
     steps_ahead: int,
     rate_hz: float,
-    title: str,
+    title: str | Mapping[int, str],
     success: bool,
 ) -> Iterable[np.ndarray]:
     """The pictures of one rollout for `write_video`; the last one is held for a second.
@@ -184,18 +184,21 @@ def rollout_frames(
         predicted: Control step at which a plan was made -> camera name -> frame expected `steps_ahead` later.
         steps_ahead: How far ahead the predictions look, in control steps.
         rate_hz: Control rate.
-        title: The instruction.
+        title: The instruction; where it changes on the way: control step -> instruction from there on.
         success: How it ended.
     """
     label = f"expected {steps_ahead / rate_hz:.1f} s later"
     last = len(seen) - 1
     latest: Mapping[str, np.ndarray] | None = {} if predicted else None
+    titles = {0: title} if isinstance(title, str) else title
+    shown = ""
     for step, frames in enumerate(seen):
         latest = predicted.get(step, latest)
+        shown = titles.get(step, shown)
         status = f"{step / rate_hz:.1f} s"
         if step == last:
             status += "  success" if success else "  not done in time"
         picture = compose(
-            frames, latest, title=title, status=status, good=step == last and success, predicted_label=label
+            frames, latest, title=shown, status=status, good=step == last and success, predicted_label=label
         )
         yield from [picture] * (1 + (round(rate_hz) if step == last else 0))

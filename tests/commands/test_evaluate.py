@@ -98,7 +98,12 @@ def test_videos_and_report_are_written(tmp_path: Path, capsys: pytest.CaptureFix
         (("checkpoint={tmp}/none",), 1, "does not exist"),
         (("checkpoint={tmp}",), 1, "has no manifest.json"),
         (("actor=zero", "benchmark.tasks=[open_drawr]"), 2, "did you mean 'open_drawer'"),
-        (("actor=zero", "benchmark.scene=E"), 2, "'E'"),
+        (("actor=zero", "env.scene=E"), 2, "'E'"),
+        (("actor=zero", "env=moon"), 2, "env/moon"),
+        (("actor=zero", "env.rules=2021"), 2, "2022-12"),
+        (("actor=zero", "benchmark.tasks=al"), 2, "did you mean 'all'"),
+        (("actor=zero", "benchmark=calvin_chains", "env.scene=A", "-"), 2, "benchmark.chain_list=generated"),
+        (("actor=zero", "benchmark=calvin_chains", "benchmark.chains=1001", "-"), 2, "the official list has 1000"),
         (("actor=zero", "benchmark.max_stesp=3"), 2, "max_stesp"),
         (("actor=zero", "benchmark.max_steps=0"), 2, "benchmark.max_steps: Input should be greater than 0"),
         (("actor=zero", "device=gpu"), 2, "device"),
@@ -114,11 +119,19 @@ def test_a_mistake_is_one_clear_error(
     given = [word.format(tmp=tmp_path) for word in words]
     if not any(word.startswith("out=") for word in given):
         given.append(f"out={tmp_path / 'out'}")
-    given += [word for word in SMALL if word.split("=")[0] not in {w.split("=")[0] for w in given}]
+    if "-" in given:  # settings of single tasks do not go with chains
+        given = [word for word in given if word != "-"] + ["workers=0", "videos_per_task=0"]
+    else:
+        given += _missing(given)
     assert _run(*given) == status
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("error: ") == 1 and needed in error
     assert "Traceback" not in error and not (tmp_path / "out" / "results.json").exists()
+
+
+def _missing(given: list[str]) -> list[str]:
+    """The settings of a small evaluation that are not given."""
+    return [word for word in SMALL if word.split("=")[0] not in {w.split("=")[0] for w in given}]
 
 
 def _install(folder: Path, module: Path, name: str, value: str) -> dict[str, str]:

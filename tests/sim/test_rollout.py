@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import pytest
 
+from foreact.sim.border import Border, find_border
+from foreact.sim.desk_suite import DeskSuite
 from foreact.sim.embodiment import desk_contract
 from foreact.sim.env import DeskEnv
 from foreact.sim.experts import Expert
-from foreact.sim.rollout import Border, Job, Lockstep, find_border, make_envs
+from foreact.sim.language import task_of, validation_instruction
+from foreact.sim.rollout import Job, Lockstep
 from foreact.sim.starts import Start, plan_starts
 from foreact.vla.actors import ActorError, RandomActor, make_actor
 from foreact.vla.contract import Contract, ContractMismatch
@@ -28,7 +32,14 @@ def starts() -> list[Start]:
 
 def _jobs(starts: Sequence[Start], record: bool = False) -> list[Job]:
     return [
-        Job(start_index=i, start=start, task=task, instruction=task, record=record)
+        Job(
+            index=i,
+            seed=start.seed,
+            start={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs},
+            tasks=(task,),
+            instructions=(validation_instruction(task),),
+            record=record,
+        )
         for i, start in enumerate(starts)
         for task in start.tasks
     ]
@@ -92,8 +103,8 @@ def desks() -> Iterator[Callable[[Actor, int], tuple[list[DeskEnv], Border]]]:
     opened: list[DeskEnv] = []
 
     def make(actor: Actor, n: int) -> tuple[list[DeskEnv], Border]:
-        border = find_border(actor.contract, "test")
-        opened.extend(envs := make_envs("D", border, n))
+        border = find_border(actor.contract, DeskSuite("D"), "test")
+        opened.extend(envs := [cast(DeskEnv, border.make_env(record=True)) for _ in range(n)])
         return envs, border
 
     yield make
@@ -102,35 +113,20 @@ def desks() -> Iterator[Callable[[Actor, int], tuple[list[DeskEnv], Border]]]:
 
 
 def test_experts_solve_their_tasks_in_lockstep_as_they_do_alone(starts: list[Start], desks: Callable) -> None:
-    class Experts(_Counting):
-        """Looks at the scene itself, which no policy may."""
-
-        execute_steps = 1
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.execute_steps = 1
-
-        def plan(self, observation: Observation, *, foresight: bool = False) -> Plan:
-            rows = [
-                Expert(task, envs[slot].scene).act(envs[slot].robot_obs, envs[slot].scene_obs)
-                for slot, task in zip(observation.slots, observation.instruction, strict=True)
-            ]
-            return Plan(actions=np.stack(rows)[:, None].astype(np.float32))
-
-    actor = Experts()
+    actor = DeskSuite("D").expert()
     envs, border = desks(actor, 2)
     found = list(Lockstep(actor, envs, border, max_steps=180, foresight=False).run(_jobs(starts)))
-    assert len(found) == sum(len(s.tasks) for s in starts) and all(r.success for r in found)
+    assert len(found) == sum(len(s.tasks) for s in starts) and all(r.solved == 1 for r in found)
     alone = DeskEnv("D", render=False)
     for rollout in found:
-        start, task = rollout.job.start, rollout.job.task
-        obs, _ = alone.reset(options={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs, "task": task})
+        (task,) = rollout.job.tasks
+        obs, _ = alone.reset(options={**rollout.job.start, "task": task})
         expert, steps, done = Expert(task, alone.scene), 0, False
         while not done:
-            obs, _, done, _, _ = alone.step(expert.act(obs["robot_obs"], obs["scene_obs"]).astype(np.float32))
+            known = (obs[key].astype(np.float32).astype(np.float64) for key in ("robot_obs", "scene_obs"))
+            obs, _, done, _, _ = alone.step(expert.act(*known).astype(np.float32))
             steps += 1
-        assert rollout.steps == steps
+        assert rollout.attempts[0].steps == steps
 
 
 def test_a_rollout_does_not_depend_on_what_runs_beside_it(starts: list[Start], desks: Callable) -> None:
@@ -139,7 +135,7 @@ def test_a_rollout_does_not_depend_on_what_runs_beside_it(starts: list[Start], d
         actor = _Watched(RandomActor(CONTRACT))
         envs, border = desks(actor, n)
         done = list(Lockstep(actor, envs, border, max_steps=25, foresight=False).run(_jobs(starts)[::order]))
-        assert {(r.job.start_index, r.job.task) for r in done} == {(j.start_index, j.task) for j in _jobs(starts)}
+        assert {(r.job.index, r.job.tasks) for r in done} == {(j.index, j.tasks) for j in _jobs(starts)}
         seen.append(actor.states)
     assert len(seen[0]) == len(_jobs(starts)) and seen[0].keys() == seen[1].keys()
     for key, states in seen[0].items():
@@ -154,7 +150,7 @@ def test_a_chunk_is_executed_in_order_and_the_steps_between_are_observed(starts:
     step = envs[0].step
     envs[0].step = lambda action: (executed.append(float(action[0])), step(action))[1]
     (rollout,) = Lockstep(actor, envs, border, max_steps=10, foresight=True).run(_jobs(starts)[:1])
-    assert not rollout.success and rollout.steps == 10 and rollout.recording is None
+    assert rollout.solved == 0 and rollout.attempts[0].steps == 10 and rollout.recording is None
     assert executed == pytest.approx([0.01 * i for i in range(10)])
     kinds = ["plan", "observe", "observe", "observe"] * 3
     assert actor.calls == [(kind, (0,), False) for kind in kinds[:10]]  # not recorded: no foresight
@@ -198,11 +194,12 @@ def test_the_border_resizes_selects_and_reorders() -> None:
     actor = CONTRACT.model_copy(
         update={"cameras": cameras, "state": CONTRACT.state[2:3], "action": CONTRACT.action[::-1]}
     )
-    border = find_border(actor, "test")
-    (env,) = make_envs("D", border, 1)
-    assert [c.name for c in env.contract.cameras] == ["rgb_static"]  # the other one is not even drawn
+    border = find_border(actor, DeskSuite("D"), "test")
+    env = border.make_env(record=False)
     obs, _ = env.reset(seed=0)
-    seen = border.observation([7], [obs], ["open the drawer"])
+    frames = env.frames()
+    assert list(frames) == ["rgb_static"]  # the other one is not even drawn
+    seen = border.observation([7], [obs], [frames], ["open the drawer"])
     assert seen.images["rgb_static"].shape == (1, 64, 64, 3) and list(seen.images) == ["rgb_static"]
     assert seen.state.dtype == np.float32 and seen.state.tolist() == [[np.float32(obs["robot_obs"][6])]]
     # gripper, euler 1-3, position 4-6 -> position, euler, gripper
@@ -212,15 +209,16 @@ def test_the_border_resizes_selects_and_reorders() -> None:
 
 def test_the_action_mode_follows_the_actor() -> None:
     for mode in ("relative_cartesian", "absolute_cartesian", "relative_joint", "absolute_joint"):
-        assert find_border(desk_contract(action_mode=mode), "test").action_mode == mode
+        suite = find_border(desk_contract(action_mode=mode), DeskSuite("D"), "test").suite
+        assert isinstance(suite, DeskSuite) and suite.action_mode == mode
 
 
 def test_an_actor_that_does_not_fit_is_told_every_difference() -> None:
     other = CONTRACT.model_copy(update={"embodiment": "ur5", "rate_hz": 10.0, "action": CONTRACT.action[:2]})
     with pytest.raises(ContractMismatch, match=r"(?s)my policy does not fit the desk.*'ur5'.*10\.0"):
-        find_border(other, "my policy")
+        find_border(other, DeskSuite("D"), "my policy")
     with pytest.raises(ContractMismatch, match="actions lack gripper"):
-        find_border(CONTRACT.model_copy(update={"action": CONTRACT.action[:2]}), "my policy")
+        find_border(CONTRACT.model_copy(update={"action": CONTRACT.action[:2]}), DeskSuite("D"), "my policy")
 
 
 @pytest.mark.parametrize(("value", "shape", "message"), [(np.nan, (1, 1, 7), "returned nan"), (0.0, (1, 7), "shape")])
@@ -232,3 +230,47 @@ def test_a_bad_plan_is_named(
     envs, border = desks(actor, 1)
     with pytest.raises(ActorError, match=message):
         list(Lockstep(actor, envs, border, max_steps=3, foresight=False).run(_jobs(starts)[:1]))
+
+
+def test_only_what_a_plan_will_look_at_is_drawn(starts: list[Start], desks: Callable) -> None:
+    """Four actions a plan, looking back two steps: of each four steps the first and the third are drawn."""
+
+    class LooksBack(_Counting):
+        looks_back = (2,)
+
+    actor = _Watched(LooksBack(cameras=True))
+    actor.looks_back = (2,)  # type: ignore[attr-defined]
+    envs, border = desks(actor, 1)
+    drawn: list[int] = []
+    frames = envs[0].frames
+    envs[0].frames = lambda: (drawn.append(len(actor.calls)), frames())[1]  # type: ignore[method-assign]
+    list(Lockstep(actor, envs, border, max_steps=12, foresight=True).run(_jobs(starts)[:1]))
+    assert drawn == [0, 2, 4, 6, 8, 10]
+
+
+def test_a_chain_goes_on_where_the_last_task_ended(desks: Callable) -> None:
+    env = DeskEnv("D", render=False)
+    env.reset(seed=3, options={"task": "open_drawer"})
+    start = {"robot_obs": env.robot_obs, "scene_obs": env.scene_obs}
+    tasks = ("open_drawer", "close_drawer", "open_drawer", "move_slider_left", "close_drawer")
+    jobs = [
+        Job(index=i, seed=i, start=start, tasks=tasks[i:], instructions=tuple(map(validation_instruction, tasks[i:])))
+        for i in (0, 1)
+    ]
+    actor = _Watched(DeskSuite("D").expert())
+    envs, border = desks(actor, 1)
+    done = {r.job.index: r for r in Lockstep(actor, envs, border, max_steps=180, foresight=False).run(jobs)}
+    # The second one begins with a drawer that is closed already: it cannot be closed, so the chain ends there.
+    assert [a.success for a in done[1].attempts] == [False] and done[1].attempts[0].steps == 180
+    assert done[0].solved >= 3 and task_of(jobs[0].instructions[0]) == "open_drawer"
+    # No reset in between: replaying the first chain in another desk, task by task, gives the same numbers of steps.
+    expert = DeskSuite("D").expert()
+    obs, _ = env.reset(options={**start, "task": tasks[0]})
+    for number, attempt in enumerate(done[0].attempts):
+        env.begin_task(tasks[number])
+        expert.reset([0])
+        for step in range(attempt.steps):
+            seen = border.observation([0], [obs], [{}], [validation_instruction(tasks[number])])
+            obs, *_, info = env.step(border.action(expert.plan(seen).actions[0, 0]))
+            assert info["is_success"] == (attempt.success and step == attempt.steps - 1)
+    env.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shlex
 import time
-from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,29 @@ from foreact.commands.evaluate_settings import EvaluateSettings
 from foreact.commands.hydra_config import compose
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from foreact.commands.evaluate_jobs import Plan
     from foreact.commands.evaluate_workers import About
     from foreact.sim.rollout import Job
-    from foreact.sim.starts import Start
-    from foreact.vla.results import Results, RolloutRecord
+    from foreact.sim.suites import Suite
+    from foreact.vla.results import Record, Results
 
 _PACKAGES = ("numpy", "mujoco", "gymnasium", "torch", "transformers", "pillow", "av")
 
-_DECIDES = {"actor", "seed", "benchmark", "execute_steps", "device", "videos_per_task", "foresight"}
+_DECIDES = {
+    "actor",
+    "seed",
+    "env",
+    "benchmark",
+    "batch_size",
+    "execute_steps",
+    "device",
+    "videos_per_task",
+    "foresight",
+}
 """Settings that an evaluation may not change when it is resumed."""
 
 
@@ -57,41 +69,34 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
     Raises:
         ForeActError: As `main`.
     """
+    from foreact.commands.evaluate_jobs import make_suite, plan_jobs
+    from foreact.sim.border import find_border
     from foreact.sim.gl_backend import pick_gl_backend
-    from foreact.sim.rollout import find_border
-    from foreact.sim.scenes import get_scene
-    from foreact.sim.starts import plan_starts
-    from foreact.sim.tasks import TASKS, get_task
     from foreact.vla.contract import Contract
     from foreact.vla.report import write_report
 
     began = time.monotonic()
-    bench = settings.benchmark
-    get_scene(bench.scene)
-    tasks = list(TASKS) if bench.tasks == "all" else [get_task(name).name for name in bench.tasks]
+    suite = make_suite(settings)
     checkpoint = _checkpoint(settings)
     if settings.checkpoint is not None:  # looked at before anything is loaded or drawn
-        find_border(Contract.load(settings.checkpoint / "contract.yaml"), f"checkpoint {settings.checkpoint}")
+        find_border(Contract.load(settings.checkpoint / "contract.yaml"), suite, settings.title)
     pick_gl_backend()
-    with EvaluationFolder(settings.folder, _identity(settings, checkpoint), resume=settings.resume) as folder:
+    versions = _versions(settings, suite)
+    chains = settings.benchmark.kind == "chains"
+    identity = _identity(settings, checkpoint, versions)
+    with EvaluationFolder(settings.folder, identity, resume=settings.resume, chains=chains) as folder:
         with console.status("drawing starts"):
-            starts = plan_starts(
-                bench.scene,
-                starts_per_task=bench.starts_per_task,
-                tasks_per_start=bench.tasks_per_start,
-                tasks=tasks,
-                seed=settings.seed,
-            )
-        jobs = make_jobs(starts, settings)
+            plan = plan_jobs(settings, suite)
         finished = {record.key for record in folder.records}
-        todo = [job for job in jobs if (job.start_index, job.task) not in finished]
+        todo = [job for job in plan.jobs if _key(job, chains) not in finished]
         if finished:
-            console.print(f"{folder.path}: {len(finished)} of {len(jobs)} rollouts are there")
-        about = _run(todo, folder, settings, console)
+            what = "chains" if chains else "rollouts"
+            console.print(f"{folder.path}: {len(finished)} of {len(plan.jobs)} {what} are there")
+        about = _run(todo, folder, settings, plan, console)
         # The order in which workers finish is chance; results and report do not depend on it.
-        order = {(job.start_index, job.task): number for number, job in enumerate(jobs)}
+        order = {_key(job, chains): number for number, job in enumerate(plan.jobs)}
         records = sorted(folder.records, key=lambda record: order[record.key])
-        results = _results(settings, records, starts, about, checkpoint, command)
+        results = _results(settings, records, plan, about, checkpoint, command, versions)
         results = results.model_copy(update={"wall_s": time.monotonic() - began, "n_resumed": len(finished)})
         try:
             results.write(folder.path / "results.json")
@@ -101,12 +106,17 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
     return results
 
 
-def _run(todo: list[Job], folder: EvaluationFolder, settings: EvaluateSettings, console: Console) -> About:
+def _key(job: Job, chains: bool) -> tuple[int, str]:
+    """As the key of its record."""
+    return job.index, "chain" if chains else job.tasks[0]
+
+
+def _run(todo: list[Job], folder: EvaluationFolder, settings: EvaluateSettings, plan: Plan, console: Console) -> About:
     """Do the jobs, each written to the folder as soon as it is done, and return what the actor said of itself."""
     from foreact.commands.evaluate_workers import About, run_jobs
+    from foreact.vla.results import ChainRecord
 
     about: About | None = None
-    hits = sum(record.success for record in folder.records)
     total = len(folder.records) + len(todo)
     try:
         with _progress(console) as progress:
@@ -117,12 +127,14 @@ def _run(todo: list[Job], folder: EvaluationFolder, settings: EvaluateSettings, 
                     for note in item.notes:
                         console.print(f"note: {note}", markup=False)
                     continue
+                if isinstance(item, ChainRecord) and plan.defects:
+                    item = item.model_copy(update={"defects": plan.defects[item.chain]})
                 folder.add(item)
-                hits += item.success
-                progress.update(bar, advance=1, rate=f"{hits}/{len(folder.records)} solved")
+                progress.update(bar, advance=1, rate=_so_far(folder.records))
     except KeyboardInterrupt:
+        what = "chains" if settings.benchmark.kind == "chains" else "rollouts"
         error = EvaluationError(
-            f"interrupted with {len(folder.records)} of {total} rollouts done; run the same command again to go on"
+            f"interrupted with {len(folder.records)} of {total} {what} done; run the same command again to go on"
         )
         error.exit_code = 130
         raise error from None
@@ -130,32 +142,13 @@ def _run(todo: list[Job], folder: EvaluationFolder, settings: EvaluateSettings, 
     return about
 
 
-def make_jobs(starts: list[Start], settings: EvaluateSettings) -> list[Job]:
-    """One job per start and task; the first `videos_per_task` of each task are recorded."""
-    from foreact.sim.language import training_instructions, validation_instruction
-    from foreact.sim.rollout import Job
+def _so_far(records: Sequence[Record]) -> str:
+    from foreact.vla.results import ChainRecord
 
-    recorded: dict[str, int] = {}
-    jobs = []
-    for index, start in enumerate(starts):
-        for task in start.tasks:
-            recorded[task] = recorded.get(task, 0) + 1
-            if settings.benchmark.language == "validation":
-                instruction = validation_instruction(task)
-            else:
-                sentences = training_instructions(task)
-                instruction = sentences[index % len(sentences)]
-            # Each rollout is sent to a worker with only its own task.
-            jobs.append(
-                Job(
-                    start_index=index,
-                    start=replace(start, tasks=(task,)),
-                    task=task,
-                    instruction=instruction,
-                    record=recorded[task] <= settings.videos_per_task,
-                )
-            )
-    return jobs
+    lengths = [record.length for record in records if isinstance(record, ChainRecord)]
+    if lengths:
+        return f"average length {sum(lengths) / len(lengths):.2f}"
+    return f"{sum(not isinstance(r, ChainRecord) and r.success for r in records)}/{len(records)} solved"
 
 
 def _checkpoint(settings: EvaluateSettings) -> dict[str, str] | None:
@@ -166,55 +159,78 @@ def _checkpoint(settings: EvaluateSettings) -> dict[str, str] | None:
     return {"path": str(settings.checkpoint), "sha256": checkpoint_sha256(settings.checkpoint)}
 
 
-def _identity(settings: EvaluateSettings, checkpoint: dict[str, str] | None) -> dict[str, Any]:
+def _identity(
+    settings: EvaluateSettings, checkpoint: dict[str, str] | None, versions: dict[str, str]
+) -> dict[str, Any]:
     """All that the outcome of a rollout, or the existence of its video, depends on."""
     config = settings.model_dump(mode="json", include=_DECIDES)
-    return {**config, "checkpoint_sha256": checkpoint and checkpoint["sha256"], "versions": _versions(settings)}
+    return {**config, "checkpoint_sha256": checkpoint and checkpoint["sha256"], "versions": versions}
 
 
-def _versions(settings: EvaluateSettings) -> dict[str, str]:
+def _versions(settings: EvaluateSettings, suite: Suite) -> dict[str, str]:
     """Installed versions of what the outcome may depend on; nothing is imported for it."""
     from foreact import __version__
+    from foreact.commands.evaluate_workers import EXPERT
     from foreact.vla.actors import actor_package
 
     found = {"foreact": __version__, "python": platform.python_version()}
-    if settings.actor is not None:
+    if settings.actor not in (None, EXPERT):
         found |= actor_package(settings.actor)
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return found | suite.versions()
+
+
+def _benchmark(settings: EvaluateSettings) -> dict[str, Any]:
+    """What was asked, for the results."""
+    env = settings.env.model_dump(mode="json")
+    return {"env": env.pop("name"), **env, **settings.benchmark.model_dump(mode="json")}
 
 
 def _results(
     settings: EvaluateSettings,
-    records: list[RolloutRecord],
-    starts: list[Start],
+    records: Sequence[Record],
+    plan: Plan,
     about: About,
     checkpoint: dict[str, str] | None,
     command: str,
+    versions: dict[str, str],
 ) -> Results:
     from foreact.sim.system import gl_renderer
     from foreact.vla.foresight import CHANGE_THRESHOLD
-    from foreact.vla.results import Results, foresight, listening, success, successes_by_task
+    from foreact.vla.results import (
+        ChainRecord,
+        Results,
+        RolloutRecord,
+        chains,
+        foresight,
+        listening,
+        success,
+        successes_by_task,
+    )
 
+    sequences = [record for record in records if isinstance(record, ChainRecord)]
+    rollouts = [record for record in records if isinstance(record, RolloutRecord)]
+    rollouts += [rollout for record in sequences for rollout in record.as_rollouts()]
     return Results(
         actor=settings.name,
-        overall=success(records),
-        tasks=successes_by_task(records),
-        listening=listening(records),
-        foresight=foresight(records, change_threshold=CHANGE_THRESHOLD),
+        overall=success(rollouts),
+        tasks=successes_by_task(rollouts),
+        listening=listening(rollouts),
+        foresight=foresight(rollouts, change_threshold=CHANGE_THRESHOLD),
+        chains=chains(sequences),
         checkpoint=checkpoint,
-        benchmark=settings.benchmark.model_dump(mode="json"),
-        seeds={"benchmark": settings.seed, "starts": [start.seed for start in starts]},
-        versions=_versions(settings),
+        benchmark=_benchmark(settings),
+        seeds={"benchmark": settings.seed, "starts": plan.seeds},
+        versions=versions,
         gl_renderer=gl_renderer(),
         contract=about.contract,
         notes=about.notes,
         command=command,
-        rejected_draws=sum(start.rejected_draws for start in starts),
+        rejected_draws=plan.rejected_draws,
         wall_s=0.0,
     )
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from foreact.vla.errors import ForeActError
-from foreact.vla.results import RolloutRecord, read_rollouts
+from foreact.vla.results import Record, read_chains, read_rollouts
 
 _ELSEWHERE = "choose another folder by out=DIR"
 
@@ -38,12 +38,13 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 class EvaluationFolder:
     """One evaluation's files; use it in a `with`. Only one process may have it open."""
 
-    def __init__(self, path: Path, identity: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], *, resume: bool, chains: bool = False) -> None:
         """Open or begin.
 
         Args:
             path: The folder; made when missing.
             identity: Everything that a rollout's outcome depends on. A folder begun with another one is refused.
+            chains: Whether its records are chains (`chains.jsonl`) or rollouts of single tasks (`rollouts.jsonl`).
             resume: Whether rollouts that are already there count; if not, a folder that has some is refused.
 
         Raises:
@@ -52,10 +53,12 @@ class EvaluationFolder:
         """
         self.path = path
         self._file: TextIO | None = None
+        self._chains = chains
+        self._records_path = path / ("chains.jsonl" if chains else "rollouts.jsonl")
         identity = json.loads(json.dumps(identity))
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._file = (path / "rollouts.jsonl").open("a", encoding="utf-8")
+            self._file = self._records_path.open("a", encoding="utf-8")
         except OSError as error:
             raise EvaluationError(f"cannot write results to {path}: {error.strerror}; {_ELSEWHERE}") from error
         try:
@@ -69,9 +72,9 @@ class EvaluationFolder:
             self._file.close()
             raise
 
-    def _earlier(self, identity: dict[str, Any], resume: bool) -> list[RolloutRecord]:
+    def _earlier(self, identity: dict[str, Any], resume: bool) -> list[Record]:
         settings = self.path / "settings.json"
-        records = read_rollouts(self.path / "rollouts.jsonl")
+        records: list[Record] = [*(read_chains if self._chains else read_rollouts)(self._records_path)]
         if not records:
             settings.write_text(json.dumps(identity, indent=2) + "\n")
             return []
@@ -93,7 +96,7 @@ class EvaluationFolder:
             )
         return records
 
-    def add(self, record: RolloutRecord) -> None:
+    def add(self, record: Record) -> None:
         """Write one finished rollout."""
         assert self._file is not None
         self._file.write(record.model_dump_json() + "\n")

@@ -9,25 +9,49 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from foreact.vla.errors import ConfigError
 
+Language = Literal["validation", "training", "unseen"]
 
-class Benchmark(BaseModel):
-    """What is asked, from where, and for how long."""
+
+class Tasks(BaseModel):
+    """Single tasks, each from starts of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scene: str = "D"
-    tasks: Literal["all"] | tuple[str, ...] = "all"
+    kind: Literal["tasks"] = "tasks"
+    tasks: str | tuple[str, ...] = "fixtures"
+    """A name for several (all, fixtures, blocks) or a list."""
     starts_per_task: PositiveInt = 50
     tasks_per_start: PositiveInt = 2
     max_steps: PositiveInt = 180
     """Control steps per rollout."""
-    language: Literal["validation", "training"] = "validation"
+    language: Language = "validation"
 
     @model_validator(mode="after")
-    def _tasks_are_named_once(self) -> Benchmark:
-        if not self.tasks or len(set(self.tasks)) != len(self.tasks) and self.tasks != "all":
+    def _tasks_are_named_once(self) -> Tasks:
+        if not self.tasks or not isinstance(self.tasks, str) and len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must be 'all' or a list of different names, found {list(self.tasks)}")
         return self
+
+
+class Chains(BaseModel):
+    """Tasks in a row, without a reset in between."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["chains"]
+    chain_list: Literal["official", "generated"] = "official"
+    chains: PositiveInt = 1000
+    max_steps: PositiveInt = 360
+    """Control steps per task."""
+    language: Language = "validation"
+
+
+class Env(BaseModel):
+    """Which simulator; everything but its name is handed to it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "desk"
 
 
 class EvaluateSettings(BaseModel):
@@ -38,9 +62,11 @@ class EvaluateSettings(BaseModel):
     checkpoint: Path | None = None
     actor: str | None = None
     seed: NonNegativeInt = 0
-    benchmark: Benchmark = Benchmark()
+    env: Env = Env()
+    benchmark: Annotated[Tasks | Chains, Field(discriminator="kind")] = Tasks()
     workers: NonNegativeInt = 2
     envs_per_worker: PositiveInt = 4
+    batch_size: PositiveInt = 1
     execute_steps: PositiveInt | None = None
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     videos_per_task: NonNegativeInt = 1
@@ -51,7 +77,7 @@ class EvaluateSettings(BaseModel):
     @model_validator(mode="after")
     def _one_is_judged(self) -> EvaluateSettings:
         if (self.checkpoint is None) == (self.actor is None):
-            raise ValueError("say who is judged: either checkpoint=DIR or actor=NAME (zero, random, ...)")
+            raise ValueError("say who is judged: either checkpoint=DIR or actor=NAME (expert, zero, random, ...)")
         if self.actor is not None and (self.execute_steps is not None or self.device != "cpu"):
             raise ValueError("execute_steps and device go with checkpoint=DIR; an actor=NAME decides both itself")
         return self
@@ -63,6 +89,11 @@ class EvaluateSettings(BaseModel):
             return str(self.actor)
         folder = self.checkpoint.resolve()
         return folder.parent.name if folder.name == "policy" else folder.name
+
+    @property
+    def title(self) -> str:
+        """Who is judged, for messages."""
+        return f"checkpoint {self.checkpoint}" if self.checkpoint else f"actor {self.actor!r}"
 
     @property
     def folder(self) -> Path:
@@ -80,7 +111,7 @@ class EvaluateSettings(BaseModel):
             return cls.model_validate(config)
         except ValidationError as error:
             lines = [
-                f"  {'.'.join(str(p) for p in e['loc'] if p not in _BRANCHES) or 'evaluate'}: "
+                f"  {_key(e['loc'])}: "
                 + e["msg"].removeprefix("Value error, ")
                 + ("" if e["type"] in ("missing", "value_error") else f", found {e['input']!r}")
                 for e in error.errors()
@@ -88,5 +119,11 @@ class EvaluateSettings(BaseModel):
             raise ConfigError("evaluate: these settings are not valid:\n" + "\n".join(dict.fromkeys(lines))) from error
 
 
-_BRANCHES = ("literal['all']", "tuple[str, ...]")
-"""What pydantic adds to the name of a key that may be one of two things."""
+_BRANCHES = ("str", "tuple[str, ...]", "tasks", "chains")
+"""What pydantic adds to the name of a key that may be one of several things."""
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    """The dotted name of a setting; the names of pydantic's branches are left out, that of a key `tasks` is not."""
+    parts = [str(part) for at, part in enumerate(loc) if at == 0 or part not in _BRANCHES or loc[at - 1] in _BRANCHES]
+    return ".".join(parts) or "evaluate"

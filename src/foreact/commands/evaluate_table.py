@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foreact.vla.results import ALL_CAMERAS, Results, Success
+from foreact.vla.results import ALL_CAMERAS, Chains, Results, Success
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,12 +19,26 @@ def _interval(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:.0f} - {100 * interval[1]:.0f} %"
 
 
+def _print_chains(chains: Chains, console: Console) -> None:
+    rates = ", ".join(f"{at}: {100 * rate:.1f} %" for at, rate in enumerate(chains.success_at, start=1))
+    console.print(
+        f"average length {chains.average_length:.3f} ({chains.ci95[0]:.2f} - {chains.ci95[1]:.2f}) over {chains.n} "
+        f"chains; solved in a row: {rates}"
+    )
+    if chains.feasible is not None:
+        console.print(
+            f"without {chains.n_infeasible} chains that nobody can finish: {chains.feasible.average:.3f} "
+            f"({chains.feasible.ci95[0]:.2f} - {chains.feasible.ci95[1]:.2f})"
+        )
+
+
 def print_summary(results: Results, folder: Path, console: Console) -> None:
     """Task, success, interval and count, then what else was measured and where the files lie."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{escape(results.actor)}, scene {results.benchmark.get('scene', '?')}")
+    where = f"scene {results.benchmark['scene']}" if "scene" in results.benchmark else results.benchmark.get("env", "?")
+    table = Table(title=f"{escape(results.actor)}, {escape(str(where))}")
     for heading, justify in (("task", "left"), ("success", "right"), ("95 % interval", "right"), ("n", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
 
@@ -36,6 +50,8 @@ def print_summary(results: Results, folder: Path, console: Console) -> None:
     table.add_section()
     add("all tasks", results.overall)
     console.print(table)
+    if results.chains is not None:
+        _print_chains(results.chains, console)
     heard = results.listening
     console.print(
         f"another task than the asked one happened in {_percent(heard.other_task_rate)} of rollouts "

@@ -13,17 +13,20 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foreact.commands.evaluate_folder import EvaluationError
 from foreact.commands.evaluate_settings import EvaluateSettings
-from foreact.vla.errors import ForeActError
-from foreact.vla.results import RolloutRecord
+from foreact.vla.errors import ConfigError, ForeActError
+from foreact.vla.results import ChainAttempt, ChainRecord, Record, RolloutRecord
 
 if TYPE_CHECKING:
     from foreact.sim.rollout import Job, Rollout
+    from foreact.sim.suites import Suite
     from foreact.vla.policy import Actor
+
+EXPERT = "expert"
+"""The actor's name for the simulator's own scripted policies."""
 
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -48,7 +51,7 @@ class _Failed:
     exit_code: int
 
 
-def run_jobs(settings: EvaluateSettings, jobs: list[Job]) -> Iterator[About | RolloutRecord]:
+def run_jobs(settings: EvaluateSettings, jobs: list[Job]) -> Iterator[About | Record]:
     """Do the jobs and yield each when it is done; first of all one `About`.
 
     Raises:
@@ -132,65 +135,106 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | RolloutRecord]:
-    from foreact.sim.embodiment import desk_contract
-    from foreact.sim.rollout import Lockstep, find_border, make_envs
+def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | Record]:
+    from foreact.commands.evaluate_jobs import make_suite
+    from foreact.sim.border import find_border
+    from foreact.sim.rollout import Lockstep
 
-    actor = load_actor(settings, desk_contract())
+    suite = make_suite(settings)
+    actor = load_actor(settings, suite)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    name = f"checkpoint {settings.checkpoint}" if settings.checkpoint else f"actor {settings.actor!r}"
-    border = find_border(actor.contract, name)
+    border = find_border(actor.contract, suite, settings.title)
     yield About(contract=actor.contract.model_dump(mode="json"), notes=border.adapter.notes)
-    envs = make_envs(settings.benchmark.scene, border, settings.envs_per_worker)
+    envs = [border.make_env(record=settings.videos_per_task > 0) for _ in range(settings.envs_per_worker)]
     lockstep = Lockstep(actor, envs, border, max_steps=settings.benchmark.max_steps, foresight=settings.foresight)
     try:
         for rollout in lockstep.run(jobs):
-            yield _finish(rollout, settings.folder, actor.contract.rate_hz)
+            yield _finish(rollout, settings, actor.contract.rate_hz)
     finally:
         for env in envs:
             env.close()
 
 
-def load_actor(settings: EvaluateSettings, offered: Any) -> Actor:
-    """The actor that is judged; `offered` is the contract of the environment."""
+def load_actor(settings: EvaluateSettings, suite: Suite) -> Actor:
+    """The actor that is judged.
+
+    Raises:
+        ForeActError: If it cannot be loaded, or the simulator has no expert.
+    """
+    from foreact.sim.border import public_contract
     from foreact.vla.actors import load_checkpoint_actor, make_actor
 
     if settings.checkpoint is not None:
-        return load_checkpoint_actor(settings.checkpoint, device=settings.device, execute_steps=settings.execute_steps)
+        return load_checkpoint_actor(
+            settings.checkpoint,
+            device=settings.device,
+            execute_steps=settings.execute_steps,
+            batch_size=settings.batch_size,
+        )
     assert settings.actor is not None
-    return make_actor(settings.actor, offered)
+    if settings.actor != EXPERT:
+        return make_actor(settings.actor, public_contract(suite.contract()))
+    expert = suite.expert()
+    if expert is None:
+        raise ConfigError(f"env={suite.name} has no scripted experts; name another actor or a checkpoint")
+    return expert
 
 
-def _finish(rollout: Rollout, folder: Path, rate_hz: float) -> RolloutRecord:
+def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Record:
     """Turn a rollout into its record; a recording becomes a video on disk first."""
     job, recording = rollout.job, rollout.recording
     video = None
+    success = rollout.solved == len(job.tasks)
+    chain = settings.benchmark.kind == "chains"
     if recording is not None:
         from foreact.vla.video import rollout_frames, write_video
 
-        video = f"videos/{job.task}-{job.start_index:04d}.mp4"
+        video = f"videos/chain-{job.index:04d}.mp4" if chain else f"videos/{job.tasks[0]}-{job.index:04d}.mp4"
         frames = rollout_frames(
             recording.seen,
             recording.predicted,
             steps_ahead=recording.steps_ahead,
             rate_hz=rate_hz,
-            title=job.instruction,
-            success=rollout.success,
+            title=recording.instructions,
+            success=success,
         )
-        write_video(folder / video, frames, rate_hz)
-    return RolloutRecord(
-        start=job.start_index,
-        start_seed=job.start.seed,
-        task=job.task,
-        instruction=job.instruction,
-        success=rollout.success,
-        steps=rollout.steps,
-        other_tasks=rollout.other_tasks,
+        write_video(settings.folder / video, frames, rate_hz)
+    foresight = recording.foresight() if recording is not None else {}
+    steps_ahead = recording.steps_ahead if recording is not None else 0
+    if not chain:
+        attempt = rollout.attempts[0]
+        return RolloutRecord(
+            start=job.index,
+            start_seed=job.seed,
+            task=job.tasks[0],
+            instruction=job.instructions[0],
+            success=attempt.success,
+            steps=attempt.steps,
+            other_tasks=attempt.other_tasks,
+            wall_s=rollout.wall_s,
+            video=video,
+            foresight=foresight,
+            foresight_steps=steps_ahead,
+        )
+    return ChainRecord(
+        chain=job.index,
+        seed=job.seed,
+        tasks=job.tasks,
+        attempts=tuple(
+            ChainAttempt(
+                task=task,
+                instruction=instruction,
+                success=attempt.success,
+                steps=attempt.steps,
+                other_tasks=attempt.other_tasks,
+            )
+            for task, instruction, attempt in zip(job.tasks, job.instructions, rollout.attempts, strict=False)
+        ),
         wall_s=rollout.wall_s,
         video=video,
-        foresight=recording.foresight() if recording is not None else {},
-        foresight_steps=recording.steps_ahead if recording is not None else 0,
+        foresight=foresight,
+        foresight_steps=steps_ahead,
     )
 
 
