@@ -57,6 +57,10 @@ def _root(
     pass
 
 
+_SHORT_LINES = 12
+"""Choices of a group that are no longer are shown whole in the help."""
+
+
 def _hydra(name: str, argv: list[str], options: tuple[str, ...] = ()) -> None:
     """Hand over to a command whose settings are `key=value`, from `configs/<name>.yaml`."""
     if {"--help", "-h"} & set(argv):
@@ -82,7 +86,12 @@ def _settings_help(name: str, options: tuple[str, ...]) -> None:
         choices = sorted(
             p.name.removesuffix(".yaml") for p in folder.joinpath(group).iterdir() if p.name[-5:] == ".yaml"
         )
-        print(f"{group}=NAME, one of: {', '.join(choices)}")
+        print(f"\n{group}=NAME, one of: {', '.join(choices)}")
+        for choice in choices:
+            chosen = folder.joinpath(group, f"{choice}.yaml").read_text(encoding="utf-8").strip()
+            if len(chosen.splitlines()) <= _SHORT_LINES:
+                print(f"\n  # {group}={choice}")
+                print("\n".join(f"  {line}" for line in chosen.splitlines()))
 
 
 @app.command(**_PASS_ON)
@@ -99,7 +108,7 @@ def train(context: typer.Context) -> None:
 
 @app.command(**_PASS_ON)
 def evaluate(context: typer.Context) -> None:
-    """Judge a checkpoint or any actor on the desk benchmark. Settings are key=value."""
+    """Judge a checkpoint or any actor, in single tasks or chains. Settings are key=value."""
     _hydra("evaluate", context.args, ("--json",))
 
 
@@ -114,6 +123,16 @@ def demo(
     """Watch the shipped policy at work: eight tasks, a table, videos and a report."""
     run = import_module("foreact.commands.demo").run
     run(checkpoint=checkpoint, out=out, workers=workers, starts_per_task=starts_per_task, as_json=as_json)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Results folder of one evaluation.")],
+    second: Annotated[str, typer.Argument(help="Results folder of another, with the same starts or chains.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Compare two evaluations pair by pair: differences with intervals."""
+    import_module("foreact.commands.compare").run(first, second, as_json=as_json)
 
 
 def _mount(name: str, help_text: str) -> None:

@@ -104,3 +104,31 @@ def experts(
             )
     if min(row["success_rate"] for row in rows) < at_least:
         raise typer.Exit(1)
+
+
+@app.command()
+def play(
+    task: Annotated[str, typer.Option(help="One of the 34 tasks; `foreact sim info` lists them.")],
+    scene: Annotated[str, typer.Option(help="A, B, C or D.")] = "D",
+    actor: Annotated[str, typer.Option(help="expert, zero, random, or one that a package installs.")] = "expert",
+    checkpoint: Annotated[str, typer.Option(help="Folder of a trained policy, instead of an actor.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the random start.", min=0)] = 0,
+    max_steps: Annotated[int, typer.Option(help="Control steps of 1/30 s.", min=1)] = 360,
+    out: Annotated[str, typer.Option(help="The film (.mp4 or .gif); default: outputs/play/SCENE-TASK-SEED.mp4.")] = "",
+    viewer: Annotated[bool, typer.Option("--viewer", help="A window in real time instead of a film.")] = False,
+) -> None:
+    """Watch one task being done from a random start; exits with 1 if it is not done in time."""
+    from foreact.commands.sim_play import play as watch
+
+    done = watch(
+        task=task,
+        scene=scene,
+        actor=actor,
+        checkpoint=checkpoint,
+        seed=seed,
+        max_steps=max_steps,
+        out=out,
+        viewer=viewer,
+    )
+    if not done:
+        raise typer.Exit(1)
