@@ -15,6 +15,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from foreact.sim.border import Border, Frames, Obs
+from foreact.sim.desk_suite import DeskSuite
+from foreact.sim.failures import failure_reason
+from foreact.sim.scenes import get_scene
 from foreact.sim.suites import SuiteEnv
 from foreact.vla.actors import check_plan
 from foreact.vla.foresight import foresight_errors
@@ -78,6 +81,8 @@ class Attempt:
     steps: int
     """Control steps until success, or until the limit."""
     other_tasks: tuple[str, ...]
+    reason: str = ""
+    """Why it failed, where the simulator can tell."""
 
 
 @dataclass(kw_only=True)
@@ -102,6 +107,8 @@ class _Slot:
     job: Job
     obs: Obs
     began: float
+    before: Obs
+    """Seen when the present task began."""
     steps: int = 0
     """Since the present task began."""
     total: int = 0
@@ -154,7 +161,7 @@ class Lockstep:
         options: dict[str, Any] = {**job.start, "task": job.tasks[0], "instruction": job.instructions[0]}
         obs, _ = self._envs[number].reset(seed=job.seed, options=options)
         self._actor.reset([number])
-        slot = _Slot(job, obs, began)
+        slot = _Slot(job, obs, began, before=obs)
         if job.record:
             slot.recording = Recording(instructions={0: job.instructions[0]})
         self._look(number, slot)
@@ -208,7 +215,8 @@ class Lockstep:
         slot.others.update(name for name in info["tasks_happened"] if name != slot.task)
         success = bool(info["is_success"])
         if success or truncated or slot.steps >= self._max_steps:
-            slot.attempts.append(Attempt(success, slot.steps, tuple(sorted(slot.others))))
+            reason = "" if success else self._reason(slot)
+            slot.attempts.append(Attempt(success, slot.steps, tuple(sorted(slot.others)), reason))
             if not success or len(slot.attempts) == len(slot.job.tasks):
                 if slot.recording is not None:
                     slot.recording.seen.append(env.frames())
@@ -222,9 +230,15 @@ class Lockstep:
         self._look(number, slot)
         return None
 
+    def _reason(self, slot: _Slot) -> str:
+        suite = self._border.suite
+        if not isinstance(suite, DeskSuite):
+            return ""
+        return failure_reason(slot.task, slot.before["scene_obs"], slot.obs["scene_obs"], get_scene(suite.scene))
+
     def _next_task(self, number: int, slot: _Slot) -> None:
         """The actor forgets, the scene stays."""
-        slot.steps, slot.others = 0, set()
+        slot.steps, slot.others, slot.before = 0, set(), slot.obs
         slot.queue.clear()
         self._actor.reset([number])
         cast(_GoesOn, self._envs[number]).begin_task(slot.task, slot.instruction)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -69,7 +68,6 @@ def write_report(
     page = template.render(
         r=results,
         bars=[*results.tasks.items(), ("all tasks", results.overall)],
-        ends=_ends(records),
         clips=clips,
         contract=yaml.safe_dump(results.contract, sort_keys=False),
         minutes=f"{minutes} min {seconds} s",
@@ -79,16 +77,6 @@ def write_report(
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def _ends(records: Sequence[Record]) -> list[tuple[str, int]]:
-    """At which task chains ended, the most frequent first."""
-    ends = Counter(
-        record.attempts[-1].task
-        for record in records
-        if isinstance(record, ChainRecord) and not record.attempts[-1].success
-    )
-    return sorted(ends.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _read(path: Path) -> bytes | None:

@@ -19,6 +19,7 @@ from foreact.vla.intervals import bootstrap_mean, bootstrap_ratio, clustered_wil
 
 RESULTS_VERSION = 1
 ALL_CAMERAS = "all cameras"
+_EXAMPLES = 5
 
 Rate = float
 Unit = Checked(ge=0.0, le=1.0)
@@ -62,6 +63,8 @@ class RolloutRecord(_Part):
     """Control steps until success, or until the limit."""
     other_tasks: tuple[str, ...] = ()
     """Tasks that happened although they were not asked for."""
+    reason: str = ""
+    """Why it failed, where the simulator can tell."""
     wall_s: NonNegativeFloat = 0.0
     """Time between the reset and the end; environments of the same worker take turns in it."""
     video: str | None = None
@@ -87,6 +90,8 @@ class ChainAttempt(_Part):
     """Control steps until success, or until the limit."""
     other_tasks: tuple[str, ...] = ()
     """Tasks that happened although they were not asked for."""
+    reason: str = ""
+    """Why it failed, where the simulator can tell."""
 
 
 class ChainRecord(_Part):
@@ -126,6 +131,7 @@ class ChainRecord(_Part):
                 success=attempt.success,
                 steps=attempt.steps,
                 other_tasks=attempt.other_tasks,
+                reason=attempt.reason,
                 video=self.video if number == 0 else None,
                 foresight=self.foresight if number == 0 else {},
                 foresight_steps=self.foresight_steps if number == 0 else 0,
@@ -203,6 +209,17 @@ class Chains(_Part):
     infeasible: ChainLength | None = None
 
 
+class Failure(_Part):
+    """How often one task failed for one kind of reason."""
+
+    task: str
+    reason: str
+    """Up to the first semicolon of the recorded reason."""
+    count: PositiveInt
+    examples: tuple[NonNegativeInt, ...]
+    """The first starts or chains with it."""
+
+
 class Results(_Part):
     """Everything about one evaluation: `results.json`."""
 
@@ -213,6 +230,8 @@ class Results(_Part):
     listening: Listening
     foresight: Foresight | None = None
     chains: Chains | None = None
+    failures: tuple[Failure, ...] = ()
+    """The most frequent first; each one in full is in `rollouts.jsonl` or `chains.jsonl`."""
     checkpoint: dict[str, str] | None = None
     """`path` and `sha256`."""
     benchmark: dict[str, Any] = {}
@@ -344,6 +363,18 @@ def successes_by_task(records: Iterable[RolloutRecord]) -> dict[str, Success]:
         hits, n = sum(r.success for r in groups[task]), len(groups[task])
         found[task] = Success(success_rate=hits / n, ci95=wilson(hits, n), n=n)
     return found
+
+
+def failures(records: Sequence[RolloutRecord]) -> tuple[Failure, ...]:
+    """Failed attempts by task and kind of reason, the most frequent first."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for record in records:
+        if not record.success:
+            groups[record.task, record.reason.partition(";")[0]].append(record.start)
+    return tuple(
+        Failure(task=task, reason=reason, count=len(starts), examples=tuple(sorted(starts)[:_EXAMPLES]))
+        for (task, reason), starts in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
 
 
 def listening(records: Sequence[RolloutRecord]) -> Listening:

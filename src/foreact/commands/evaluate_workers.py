@@ -212,6 +212,7 @@ def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Rec
             success=attempt.success,
             steps=attempt.steps,
             other_tasks=attempt.other_tasks,
+            reason=attempt.reason,
             wall_s=rollout.wall_s,
             video=video,
             foresight=foresight,
@@ -228,6 +229,7 @@ def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Rec
                 success=attempt.success,
                 steps=attempt.steps,
                 other_tasks=attempt.other_tasks,
+                reason=attempt.reason,
             )
             for task, instruction, attempt in zip(job.tasks, job.instructions, rollout.attempts, strict=False)
         ),
