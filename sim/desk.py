@@ -26,6 +26,7 @@ from foreact.sim.desk_parts import (
     add_visual,
     friction,
 )
+from foreact.sim.distractors import add_distractors
 from foreact.sim.scenes import SWITCH_TRAVEL, SceneSpec
 from foreact.sim.solids import SLOPE_QUAT, Solid, slope_yz
 from foreact.sim.textures import checker, wood
@@ -47,6 +48,8 @@ BLOCK_RGBA = {
 }
 BLOCK_MASS_KG = 1.0
 BULB_RADIUS = 0.028
+BULB_SEEN_Y, BULB_SEEN_Z = 0.160, 0.022
+"""Where the bulb is drawn: world y, and height over the cabinet; the same in all original renders."""
 PLANK_TOP_Z = 0.441
 """One millimetre above the desk: blocks rest at 0.461 there in the recorded states, and at 0.460 outside."""
 
@@ -67,6 +70,7 @@ def add_desk(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
         add_fixture(spec, scene)
     for name in scene.block_sizes:
         _add_block(spec, scene, name)
+    add_distractors(spec)
     # the parts overlap by construction (a drawer in its housing, a button in its ring)
     for one, other in itertools.combinations(("desk", "plank", *FIXTURES), 2):
         spec.add_exclude(name=f"exclude_{one}_{other}", bodyname1=one, bodyname2=other)
@@ -79,8 +83,8 @@ def _add_materials(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
         add_material(spec, "wood_front", wood(scene.front_rgb, "fine", seed=1))
     else:
         add_material(spec, "wood_front", wood(scene.front_rgb, scene.grain, seed=ord(scene.name) + 100))
-    # tiles of 1.0 x 2.0 m: squares half a metre wide and one metre deep
-    add_material(spec, "floor", checker(), repeat=(10.0, 5.0))
+    # tiles of 1.0 x 1.0 m, so squares of half a metre
+    add_material(spec, "floor", checker(), repeat=(10.0, 10.0))
     add_material(spec, "grey", rgba=(0.4, 0.4, 0.4, 1.0))
     add_material(spec, "black", rgba=(0.02, 0.02, 0.02, 1.0))
     add_material(spec, "slot", rgba=tuple(0.8 * c / 255.0 for c in scene.table_rgb) + (1.0,))
@@ -220,14 +224,19 @@ def _add_lamps(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
         friction=friction(TABLE_FRICTION),
     )
     bulb = spec.worldbody.add_body(name="bulb", pos=[scene.bulb_xy[0], scene.bulb_xy[1] + BULB_RADIUS, 0.648])
+    sphere = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "size": [BULB_RADIUS, 0.0, 0.0]}
+    bulb.add_geom(
+        name="bulb_contact", pos=[0.0, 0.0, 0.022], group=COLLISION_GROUP, friction=friction(TABLE_FRICTION), **sphere
+    )
     bulb.add_geom(
         name="bulb",
-        type=mujoco.mjtGeom.mjGEOM_SPHERE,
-        pos=[0.0, 0.0, 0.022],
-        size=[BULB_RADIUS, 0.0, 0.0],
+        pos=[0.0, BULB_SEEN_Y - scene.bulb_xy[1] - BULB_RADIUS, BULB_SEEN_Z],
         rgba=[1.0, 1.0, 1.0, 1.0],
+        contype=0,
+        conaffinity=0,
+        mass=0.0,
         group=VISUAL_GROUP,
-        friction=friction(TABLE_FRICTION),
+        **sphere,
     )
 
 

@@ -37,6 +37,12 @@ SWITCH_S = 0.077
 SWITCH_LOOP_N, SWITCH_BAR_N = (-0.016, 0.028), (0.028, 0.048)
 """The loop is 0.064 long and dips 0.016 into the panel; the bar closes it in front."""
 
+HANDLE_CUT = 0.004
+"""How far the drawn edges of the grey handles are cut off [m]; what is felt keeps sharp edges."""
+
+SWITCH_SEEN_LOWER = 0.002
+"""The lever is drawn this much further down the slope than it is felt [m], as in the original renders."""
+
 
 def _slide_joint(body: mujoco.MjsBody, name: str, axis: tuple[float, float, float], travel: float) -> mujoco.MjsJoint:
     return body.add_joint(
@@ -94,7 +100,7 @@ def add_door(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
     wood.sloped_box(*plate[0], plate[1], plate[2], DOOR_ORIGIN)
     _sloped_box(body, "slide_plate", *plate, DOOR_ORIGIN, grip=False)
     for part, (x, s, n) in handle.items():
-        grey.sloped_box(*x, s, n, DOOR_ORIGIN)
+        grey.chamfered_sloped_box(x, s, n, HANDLE_CUT, DOOR_ORIGIN)
         _sloped_box(body, f"slide_handle_{part}", x, s, n, DOOR_ORIGIN, grip=True)
     add_visual(spec, body, "slide_wood", wood, "wood_front")
     add_visual(spec, body, "slide_handle", grey, "grey")
@@ -122,7 +128,7 @@ def add_drawer(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
         wood.box(low, high)
         add_collision_box(body, f"drawer_{part}", low, high)
     for part, (low, high) in handle.items():
-        grey.box(low, high)
+        grey.chamfered_box(low, high, HANDLE_CUT)
         add_collision_box(body, f"drawer_handle_{part}", low, high, sliding=GRIP_FRICTION, priority=GRIP_PRIORITY)
     add_visual(spec, body, "drawer_wood", wood, "wood_front")
     add_visual(spec, body, "drawer_handle", grey, "grey")
@@ -171,6 +177,7 @@ def add_switch(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
     }
     grey = Solid()
     for part, (x, s_range, n_range) in loop.items():
-        grey.sloped_box(*x, s_range, n_range, SWITCH_ORIGIN)
+        seen_s = (s_range[0] - SWITCH_SEEN_LOWER, s_range[1] - SWITCH_SEEN_LOWER)
+        grey.chamfered_sloped_box(x, seen_s, n_range, HANDLE_CUT, SWITCH_ORIGIN)
         _sloped_box(body, f"switch_{part}", x, s_range, n_range, SWITCH_ORIGIN, grip=True)
     add_visual(spec, body, "switch_lever", grey, "grey")

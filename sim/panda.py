@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from foreact.sim.panda_shells import SEEN_CAPSULES, SEEN_PAD, add_shell, finger_points, hand_points, wrist_points
 from foreact.sim.rotations import euler_xyz_to_quat_wxyz
 
 N_ARM = 7
@@ -93,20 +94,23 @@ CAPSULES = {
     6: (((0, 0, 0), (0.05, 0, 0), 0.05), ((0.088, -0.005, 0), (0.088, 0.035, 0), 0.048)),
     7: (((0, 0, 0.03), (0, 0, 0.064), 0.042), ((0.01, 0.01, 0.08), (0.045, 0.045, 0.08), 0.027)),
 }
-# Grey caps on the joint housings, drawn only: link -> (from, to, radius).
+# Caps on the joint housings, drawn only: link -> (from, to, radius, colour).
 CAPS = {
-    1: ((0, -0.131, 0), (0, -0.120, 0), 0.044),
-    2: ((0, 0, 0.118), (0, 0, 0.131), 0.044),
-    4: ((0, 0, 0.100), (0, 0, 0.113), 0.044),
-    5: ((0, 0.122, 0), (0, 0.127, 0), 0.034),
-    6: ((0, 0, -0.056), (0, 0, 0.056), 0.036),
+    1: (((0, -0.131, 0), (0, -0.120, 0), 0.044, GREY),),
+    2: (((0, 0, 0.118), (0, 0, 0.131), 0.044, GREY),),
+    4: (((0, 0, 0.100), (0, 0, 0.113), 0.044, GREY),),
+    5: (((0, 0.122, 0), (0, 0.127, 0), 0.034, GREY),),
+    6: (
+        ((0, 0, -0.0540), (0, 0, 0.0540), 0.046, GREY),
+        ((0, 0, -0.0555), (0, 0, 0.0555), 0.031, WHITE),
+        ((0, 0, -0.0565), (0, 0, 0.0565), 0.016, GREY),
+    ),
 }
 
 # Collision boxes of a finger in its frame: name, centre, tilt about x [rad], half sizes [m]. The blade slants
-# along the outer edge of FINGER_PROFILE. The pads reach 0.6 mm past the middle (they ignore each other):
+# along the finger's outer edge. The pads reach 0.6 mm past the middle (they ignore each other):
 # closed on a 0.04 m side the gripper then reads 0.0408 m; the original reads 0.0409 m, because of its contact
 # margin.
-FINGER_PROFILE = ((0.004, 0.0), (0.023, 0.0), (0.023, 0.035), (0.008, 0.096), (0.0045, 0.096), (0.0045, 0.06))
 FINGER_BOXES = (
     ("root", (0, 0.0135, 0.0175), 0.0, (0.0105, 0.0095, 0.0175)),
     ("blade", (0, 0.0121, 0.0647), 0.2411, (0.0105, 0.0035, 0.0314)),
@@ -128,7 +132,8 @@ def physics_options(spec: mujoco.MjSpec) -> None:
     opt.impratio = 10.0
     opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     opt.iterations = 30
-    opt.ls_iterations = 20
+    # With 20 line search steps a squeezed block is shot out of the fingers in one lift of thirty.
+    opt.ls_iterations = 50
     opt.tolerance = 1e-8
     # Defaults of every geom added after this call. Stiff contacts (the shortest time constant that the time
     # step allows): a 0.04 m bar squeezed with 110 N then reads 0.041 m between the fingers, not 0.036 m.
@@ -170,10 +175,13 @@ def add_panda(spec: mujoco.MjSpec) -> None:
             armature=ARMATURE_ARM[number - 1],
         )
         for start, end, radius in CAPSULES[number]:
-            _solid(link, mujoco.mjtGeom.mjGEOM_CAPSULE, WHITE, fromto=(*start, *end), size=(radius, 0, 0))
-        if number in CAPS:
-            start, end, radius = CAPS[number]
-            _visual(link, mujoco.mjtGeom.mjGEOM_CYLINDER, GREY, fromto=(*start, *end), size=(radius, 0, 0))
+            hidden = {"group": 3} if number >= 6 else {}
+            _solid(link, mujoco.mjtGeom.mjGEOM_CAPSULE, WHITE, fromto=(*start, *end), size=(radius, 0, 0), **hidden)
+        for start, end, radius in SEEN_CAPSULES.get(number, ()):
+            _visual(link, mujoco.mjtGeom.mjGEOM_CAPSULE, WHITE, fromto=(*start, *end), size=(radius, 0, 0))
+        for start, end, radius, rgba in CAPS.get(number, ()):
+            _visual(link, mujoco.mjtGeom.mjGEOM_CYLINDER, rgba, fromto=(*start, *end), size=(radius, 0, 0))
+    add_shell(spec, link, "panda_wrist", wrist_points(), WHITE)
     _add_hand(spec, link)
 
 
@@ -190,7 +198,8 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
         explicitinertial=True,
     )
     _visual(hand, mujoco.mjtGeom.mjGEOM_CYLINDER, GREY, pos=(0, 0, -0.014), size=(0.0315, 0.016, 0))
-    _solid(hand, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0, 0.0265), size=(0.0316, 0.102, 0.0265))
+    _solid(hand, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0, 0.0265), size=(0.0316, 0.102, 0.0265), group=3)
+    add_shell(spec, hand, "panda_hand", hand_points(), WHITE)
     tilt = euler_xyz_to_quat_wxyz((1.3, 0, -QUARTER))
     _visual(hand, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(-0.1, 0, 0), quat=tilt, size=(0.04, 0.0125, 0.005))
     hand.add_site(name=TCP_SITE, pos=(0, 0, 0.14), size=(0.004, 0.004, 0.004), group=4)
@@ -202,7 +211,6 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
         fovy=75.0,
         resolution=(84, 84),
     )
-    taper = spec.add_mesh(name="panda_finger", uservert=_finger_vertices().ravel())
     for side, (joint, body) in enumerate(zip(FINGER_JOINTS, FINGER_BODIES, strict=True)):
         # The right finger is the left one turned by half a turn about the approach axis.
         finger = hand.add_body(
@@ -224,7 +232,7 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
             solref_limit=(2 * TIMESTEP_S, 1.0),
             armature=ARMATURE_FINGER,
         )
-        _visual(finger, mujoco.mjtGeom.mjGEOM_MESH, SHELL, meshname=taper.name)
+        add_shell(spec, finger, "panda_finger", finger_points(), SHELL)
         for part, pos, tilt, size in FINGER_BOXES:
             _solid(
                 finger,
@@ -239,7 +247,7 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
                 priority=FINGER_PRIORITY,
                 condim=4,
             )
-        _visual(finger, mujoco.mjtGeom.mjGEOM_BOX, WHITE, pos=(0, 0.0025, 0.083), size=(0.00925, 0.002, 0.0125))
+        _visual(finger, mujoco.mjtGeom.mjGEOM_BOX, SHELL, pos=SEEN_PAD[0], size=SEEN_PAD[1])
     # A gear of ratio -1 keeps the original's fingers centred (erp 0.1, at most 50 N); here it is a soft
     # equality.
     spec.add_equality(
@@ -248,15 +256,9 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
         name1=FINGER_JOINTS[0],
         name2=FINGER_JOINTS[1],
         objtype=mujoco.mjtObj.mjOBJ_JOINT,
-        data=[0, 1, *[0] * 10],
+        data=[0, 1, *[0] * (mujoco.mjNEQDATA - 2)],  # their number depends on the version of MuJoCo
         solref=(0.02, 1.0),
     )
-
-
-def _finger_vertices() -> np.ndarray:
-    """Corners (12, 3) of the visible finger [m]: full width at the root, a blade at the tip."""
-    half_x = 0.0105
-    return np.array([(sx * half_x, y, z) for sx in (-1.0, 1.0) for y, z in FINGER_PROFILE])
 
 
 def _visual(body: mujoco.MjsBody, kind: mujoco.mjtGeom, rgba: tuple[float, ...], **kwargs: object) -> None:

@@ -1,4 +1,8 @@
-"""Camera pictures from a MuJoCo state: one GL context for all cameras, opened at the first picture."""
+"""Camera pictures from a MuJoCo state: one GL context for all cameras, opened at the first picture.
+
+Colour, metric depth and the number of the geom in each pixel. Depth and numbers cost a drawing of their own,
+only when asked for.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,11 @@ from foreact.vla.errors import ForeActError, did_you_mean
 Image = NDArray[np.uint8]
 CAMERA_SIZES: Mapping[str, tuple[int, int]] = {"rgb_static": (200, 200), "rgb_gripper": (84, 84)}
 """Height and width of CALVIN's two colour cameras (mees/calvin_env, MIT)."""
+CLIP_PLANES_M: Mapping[str, tuple[float, float]] = {"rgb_static": (0.01, 10.0), "rgb_gripper": (0.01, 2.0)}
+"""Nearest and farthest depth per camera [m] (CALVIN, mees/calvin_env, MIT)."""
+_FAR_M = 10.0
 _MAX_GEOMS = 500
+_texture_edition: weakref.WeakKeyDictionary[mujoco.MjModel, int] = weakref.WeakKeyDictionary()
 
 
 class UnknownCamera(ForeActError):
@@ -26,6 +34,11 @@ class UnknownCamera(ForeActError):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(f"no camera {name!r}; {did_you_mean(name, known)}")
+
+
+def textures_changed(model: mujoco.MjModel) -> None:
+    """Tell the renderers of `model` that its texture pixels (`tex_data`) are different now."""
+    _texture_edition[model] = _texture_edition.get(model, 0) + 1
 
 
 class CameraRenderer:
@@ -54,6 +67,7 @@ class CameraRenderer:
             self._cameras[name] = camera
         self._buffers = {name: np.empty((h, w, 3), dtype=np.uint8) for name, (h, w) in self._sizes.items()}
         self._option = mujoco.MjvOption()
+        self._edition = 0
         self._gl: Any = None
         self._context: mujoco.MjrContext | None = None
         self._scene: mujoco.MjvScene | None = None
@@ -66,22 +80,72 @@ class CameraRenderer:
             UnknownCamera: If the renderer was not made for this camera.
             NoGlBackend: If nothing can draw on this machine (first call).
         """
-        if camera not in self._cameras:
-            raise UnknownCamera(camera, list(self._cameras))
-        context, scene = self._open()
-        mujoco.mjv_updateScene(
-            self._model, data, self._option, None, self._cameras[camera], mujoco.mjtCatBit.mjCAT_ALL, scene
-        )
-        height, width = self._sizes[camera]
-        view = mujoco.MjrRect(0, 0, width, height)
-        buffer = self._buffers[camera]
-        mujoco.mjr_render(view, scene, context)
-        mujoco.mjr_readPixels(buffer, None, view, context)
+        buffer = self._draw(data, camera, None)
         return buffer[::-1].copy()
 
     def render_all(self, data: mujoco.MjData) -> dict[str, Image]:
         """One picture per camera, see `render`."""
         return {name: self.render(data, name) for name in self._cameras}
+
+    def depth(self, data: mujoco.MjData, camera: str) -> NDArray[np.float32]:
+        """Distance along the optical axis (height, width) float32 [m], the top row first.
+
+        What is nearer or farther than CLIP_PLANES_M (0.01 to 10 m for a camera not listed there) reads as that limit.
+
+        Raises:
+            UnknownCamera: If the renderer was not made for this camera.
+            NoGlBackend: If nothing can draw on this machine (first call).
+        """
+        height, width = self._size(camera)
+        # MuJoCo's buffer runs from 0 at the near plane of the model to 1 at its far plane, not linearly
+        window = np.empty((height, width), dtype=np.float32)
+        self._draw(data, camera, window)
+        extent = self._model.stat.extent
+        near, far = self._model.vis.map.znear * extent, self._model.vis.map.zfar * extent
+        metres = near * far / (far - window[::-1].astype(np.float64) * (far - near))
+        return np.clip(metres, *CLIP_PLANES_M.get(camera, (near, _FAR_M))).astype(np.float32)
+
+    def geom_ids(self, data: mujoco.MjData, camera: str) -> NDArray[np.int32]:
+        """Which geom is seen in each pixel, (height, width) int32; -1 where there is none.
+
+        Raises:
+            UnknownCamera: If the renderer was not made for this camera.
+            NoGlBackend: If nothing can draw on this machine (first call).
+        """
+        self._size(camera)
+        _, scene = self._open()
+        flags = (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR)
+        for flag in flags:
+            scene.flags[flag] = 1
+        try:
+            colour = self._draw(data, camera, None)[::-1].astype(np.int32)
+        finally:
+            for flag in flags:
+                scene.flags[flag] = 0
+        segment = colour[..., 0] + (colour[..., 1] << 8) + (colour[..., 2] << 16)
+        geom_of = np.full(scene.ngeom + 1, -1, dtype=np.int32)
+        for geom in scene.geoms[: scene.ngeom]:
+            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.segid >= 0:
+                geom_of[geom.segid + 1] = geom.objid
+        return geom_of[segment]
+
+    def _size(self, camera: str) -> tuple[int, int]:
+        if camera not in self._sizes:
+            raise UnknownCamera(camera, list(self._sizes))
+        return self._sizes[camera]
+
+    def _draw(self, data: mujoco.MjData, camera: str, depth: NDArray[np.float32] | None) -> Image:
+        """The camera's buffer, bottom row first, overwritten by the next picture; depth 0-1 into `depth`."""
+        height, width = self._size(camera)
+        context, scene = self._open()
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._cameras[camera], mujoco.mjtCatBit.mjCAT_ALL, scene
+        )
+        view = mujoco.MjrRect(0, 0, width, height)
+        buffer = self._buffers[camera]
+        mujoco.mjr_render(view, scene, context)
+        mujoco.mjr_readPixels(buffer, depth, view, context)
+        return buffer
 
     def gl_renderer_name(self) -> str:
         """What draws, as the driver calls itself, for example "llvmpipe (LLVM 15.0.6, 256 bits)"."""
@@ -107,6 +171,8 @@ class CameraRenderer:
     def _open(self) -> tuple[mujoco.MjrContext, mujoco.MjvScene]:
         if self._context is not None and self._scene is not None:
             self._gl.make_current()
+            if self._edition != _texture_edition.get(self._model, 0):
+                self._upload_textures(self._context)
             return self._context, self._scene
         height = max(h for h, _ in self._sizes.values())
         width = max(w for _, w in self._sizes.values())
@@ -118,6 +184,7 @@ class CameraRenderer:
         self._model.vis.global_.offheight = height
         context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
         _sample_textures_cheaply(self._model, context)
+        self._edition = _texture_edition.get(self._model, 0)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
         scene = mujoco.MjvScene(self._model, maxgeom=_MAX_GEOMS)
         scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
@@ -127,6 +194,12 @@ class CameraRenderer:
         # also runs when the renderer is forgotten or Python ends, while the GL library is still there
         self._release = weakref.finalize(self, _release, self._gl, context)
         return context, scene
+
+    def _upload_textures(self, context: mujoco.MjrContext) -> None:
+        for i in range(self._model.ntex):
+            mujoco.mjr_uploadTexture(self._model, context, i)
+        _sample_textures_cheaply(self._model, context)
+        self._edition = _texture_edition.get(self._model, 0)
 
 
 def _release(gl: Any, context: mujoco.MjrContext) -> None:

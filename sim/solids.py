@@ -6,14 +6,16 @@ renderer is slow at. Only what is seen is built here; collision shapes are plain
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import mujoco
 import numpy as np
 
 Point = tuple[float, float]
+Vertex = tuple[float, float, float]
 
 SLOPE_FOOT: Point = (0.02, 0.44)
 """(y, z) of the lower edge of the sloped cabinet face; s = 0, n = 0 (CALVIN, mees/calvin_env, MIT)."""
@@ -33,13 +35,21 @@ def slope_yz(s: float, n: float) -> Point:
     )
 
 
+def _ring(corners: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """The corners (N, 3) of a convex face, counter-clockwise seen from where `normal` points to."""
+    around = corners - corners.mean(axis=0)
+    right = around[0]
+    up = np.cross(normal, right)
+    return corners[np.argsort(np.arctan2(around @ up / np.linalg.norm(up), around @ right / np.linalg.norm(right)))]
+
+
 @dataclass
 class Solid:
     """A growing list of convex prisms, written into a model as one visual mesh."""
 
     tile_m: float = 0.5
     """Edge of one texture tile [m]."""
-    vertices: list[tuple[float, float, float]] = field(default_factory=list)
+    vertices: list[Vertex] = field(default_factory=list)
     texcoords: list[Point] = field(default_factory=list)
     faces: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -71,7 +81,42 @@ class Solid:
         profile = [(y - origin[0], z - origin[1]) for y, z in profile]
         return self.prism(x0, x1, profile[::-1], grain)
 
-    def _polygon(self, points: list[tuple[float, float, float]], grain: str) -> None:
+    def chamfered_box(self, low: Sequence[float], high: Sequence[float], cut: float) -> Solid:
+        """Add an axis-aligned box whose twelve edges and eight corners are cut off, `cut` metres from each edge."""
+        return self._chamfered(low, high, cut, lambda point: point)
+
+    def chamfered_sloped_box(self, x: Point, s: Point, n: Point, cut: float, origin: Point = (0.0, 0.0)) -> Solid:
+        """Add a box with cut edges aligned with the sloped face, see `sloped_box`."""
+
+        def place(point: Vertex) -> Vertex:
+            y, z = slope_yz(point[1], point[2])
+            return (point[0], y - origin[0], z - origin[1])
+
+        return self._chamfered((x[0], s[0], n[0]), (x[1], s[1], n[1]), cut, place)
+
+    def _chamfered(
+        self, low: Sequence[float], high: Sequence[float], cut: float, place: Callable[[Vertex], Vertex]
+    ) -> Solid:
+        centre = [(a + b) / 2.0 for a, b in zip(low, high, strict=True)]
+        half = [(b - a) / 2.0 for a, b in zip(low, high, strict=True)]
+        full, inset = np.array(half), np.array(half) - cut
+        for signs in itertools.product((-1, 0, 1), repeat=3):
+            # one nonzero sign is a face, two an edge, three a corner; a zero runs along the inset extent
+            sides = [i for i in range(3) if signs[i]]
+            runs = [i for i in range(3) if not signs[i]]
+            corners = []
+            for ends in itertools.product((-1, 1), repeat=len(runs)):
+                for outer in sides:
+                    corner = np.array(signs) * inset
+                    corner[runs] = np.array(ends) * inset[runs]
+                    corner[outer] = signs[outer] * full[outer]
+                    corners.append(corner)
+            if sides:
+                ring = _ring(np.array(corners), np.array(signs, dtype=float))
+                self._polygon([place(tuple((centre + corner).tolist())) for corner in ring], "x")
+        return self
+
+    def _polygon(self, points: list[Vertex], grain: str) -> None:
         corner = np.asarray(points)
         normal = np.cross(corner[1] - corner[0], corner[2] - corner[0])
         axis = int(np.argmax(np.abs(normal)))

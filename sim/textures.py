@@ -6,10 +6,10 @@ its arguments alone, and it tiles without a seam because it is a sum of waves wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Image = NDArray[np.uint8]
 
@@ -34,14 +34,9 @@ def _waves(
     return (field - field.mean()) / max(float(field.std()), 1e-9)
 
 
-def wood(mean_rgb: Sequence[float], grain: str, seed: int = 0, height: int = 256, width: int = 256) -> Image:
-    """A tile of wood, (height, width, 3) uint8, the grain along the width.
-
-    Args:
-        mean_rgb: Mean colour 0-255; the picture's mean is within one level of it.
-        grain: fine, straight or oak.
-        seed: Another board of the same wood.
-    """
+@functools.lru_cache(maxsize=32)
+def grain_shade(grain: str, seed: int = 0, height: int = 256, width: int = 256) -> NDArray[np.float64]:
+    """How much lighter or darker than the mean each point of a tile of wood is, (height, width), read-only."""
     along, across, rings, bend, contrast = _GRAINS[grain]
     rng = np.random.default_rng(seed)
     v = (np.arange(height) / height)[:, None]
@@ -50,6 +45,19 @@ def wood(mean_rgb: Sequence[float], grain: str, seed: int = 0, height: int = 256
     fibre = _waves(rng, height, width, along, across, 64)
     # late wood is a thin dark line at the end of every ring
     shade = contrast * (0.7 - 1.4 * np.clip(ring, 0.0, 1.0) ** 2 + 0.55 * fibre)
+    shade.setflags(write=False)
+    return shade
+
+
+def wood(mean_rgb: ArrayLike, grain: str, seed: int = 0, height: int = 256, width: int = 256) -> Image:
+    """A tile of wood, (height, width, 3) uint8, the grain along the width.
+
+    Args:
+        mean_rgb: Mean colour 0-255; the picture's mean is within one level of it.
+        grain: fine, straight or oak.
+        seed: Another board of the same wood.
+    """
+    shade = grain_shade(grain, seed, height, width)
     mean = np.asarray(mean_rgb, dtype=np.float64)
     # dark grain is redder than light grain, so blue swings most
     picture = mean * (1.0 + shade[..., None] * np.array([0.85, 1.0, 1.15]))
@@ -58,9 +66,16 @@ def wood(mean_rgb: Sequence[float], grain: str, seed: int = 0, height: int = 256
     return np.clip(np.rint(picture), 0.0, 255.0).astype(np.uint8)
 
 
+def two_colours(first_rgb: ArrayLike, second_rgb: ArrayLike, squares: int = 2, size: int = 256) -> Image:
+    """A chequered tile, (size, size, 3) uint8, `squares` along each edge; with equal colours it is plain."""
+    step = np.arange(size) * squares // size
+    odd = (step[:, None] + step[None, :]) % 2 == 1
+    return np.where(odd[..., None], np.asarray(second_rgb), np.asarray(first_rgb)).round().astype(np.uint8)
+
+
 def checker(light: int = 239, dark: int = 207, size: int = 256) -> Image:
-    """Two by two grey squares, (size, size, 3) uint8, the dark ones on the diagonal."""
+    """Two by two grey squares, (size, size, 3) uint8, the light ones on the diagonal."""
     half = np.arange(size) >= size // 2
     squares = half[:, None] == half[None, :]
-    grey = np.where(squares, dark, light).astype(np.uint8)
+    grey = np.where(squares, light, dark).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

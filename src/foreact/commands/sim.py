@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -132,3 +133,18 @@ def play(
     )
     if not done:
         raise typer.Exit(1)
+
+
+@app.command()
+def gallery(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("docs/media"),
+    reference: Annotated[Path, typer.Option(help="Folder of CALVIN's own pictures.")] = Path("tests/sim/data/looks"),
+    seed: Annotated[int, typer.Option(help="Of the random looks.", min=0)] = 0,
+) -> None:
+    """Draw our tables beside CALVIN's, random looks and depth, and print how close the parts are."""
+    from foreact.commands.sim_gallery import gallery as draw_gallery
+
+    paths, table = draw_gallery(out, reference, seed)
+    print("\n".join(table))
+    for path in paths:
+        print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
