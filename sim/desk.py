@@ -119,15 +119,15 @@ def _add_floor_light_camera(spec: mujoco.MjSpec) -> None:
         friction=friction(FLOOR_FRICTION),
         priority=TABLE_PRIORITY,
     )
-    # one light from above and a little behind: upward faces get the full colour, the sloped and the vertical
+    # one light from above and a little behind: upward faces get 0.94 of their colour, the sloped and the vertical
     # faces that the cameras see 0.6 of it, as in the original renders
     world.add_light(
         name="sun",
         type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
         pos=[0.0, 0.0, 3.0],
-        dir=[0.0, -0.5, -0.866],
+        dir=[0.0, -0.32, -0.947],
         ambient=[0.6, 0.6, 0.6],
-        diffuse=[0.46, 0.46, 0.46],
+        diffuse=[0.356, 0.356, 0.356],
         specular=[0.0, 0.0, 0.0],
         castshadow=False,
     )

@@ -73,7 +73,7 @@ def two_colours(first_rgb: ArrayLike, second_rgb: ArrayLike, squares: int = 2, s
     return np.where(odd[..., None], np.asarray(second_rgb), np.asarray(first_rgb)).round().astype(np.uint8)
 
 
-def checker(light: int = 239, dark: int = 207, size: int = 256) -> Image:
+def checker(light: int = 255, dark: int = 222, size: int = 256) -> Image:
     """Two by two grey squares, (size, size, 3) uint8, the light ones on the diagonal."""
     half = np.arange(size) >= size // 2
     squares = half[:, None] == half[None, :]
