@@ -73,15 +73,18 @@ class CartesianController:
     def __init__(self, model: mujoco.MjModel) -> None:
         names = (*ARM_JOINTS, *FINGER_JOINTS)
         self._model = model
-        self._ik = PandaIK()
+        self.ik = PandaIK()
+        """What turns target poses into joint targets."""
         self._site = int(model.site(TCP_SITE).id)
         self._q = _contiguous([int(model.joint(n).qposadr[0]) for n in names])
         self._v = _contiguous([int(model.joint(n).dofadr[0]) for n in names])
         self._armature = np.array([*ARMATURE_ARM, ARMATURE_FINGER, ARMATURE_FINGER])
         self._max_vel = np.array([MAX_ARM_VEL] * N_ARM + [MAX_FINGER_VEL] * 2)
+        self._min_vel = -self._max_vel
         self._limit = np.array([ARM_TORQUE_LIMIT] * N_ARM + [CLOSE_FORCE_LIMIT] * 2)
         self._accel = np.zeros(model.nv)
         self._force = np.zeros(model.nv)
+        self._real = np.zeros(len(names))
         self._q_target = np.zeros(len(names))
         self._target_pos = np.zeros(3)
         self._target_euler = np.zeros(3)
@@ -113,7 +116,7 @@ class CartesianController:
         self._gripper = 1.0 if obs[14] > 0.0 else -1.0
         self._q_target[:] = q
         self._limit[N_ARM:] = CLOSE_FORCE_LIMIT
-        self._target_pos, matrix = self._ik.forward(obs[7:14])
+        self._target_pos, matrix = self.ik.forward(obs[7:14])
         self._target_euler = matrix_to_euler_xyz(matrix)
 
     def apply_relative(self, data: mujoco.MjData, action: ArrayLike) -> None:
@@ -152,14 +155,38 @@ class CartesianController:
     def apply_joint_absolute(self, data: mujoco.MjData, q_arm: ArrayLike, gripper: float) -> None:
         """Aim at arm joints (7,) [rad], clipped to the command limits, for one control step."""
         q = np.clip(_finite("a joint target", q_arm, N_ARM), Q_LOWER, Q_UPPER)
-        self._target_pos, matrix = self._ik.forward(q)
+        self._target_pos, matrix = self.ik.forward(q)
         self._target_euler = matrix_to_euler_xyz(matrix)
         self._follow_joints(data, q, gripper)
 
     def hold(self, data: mujoco.MjData, substeps: int = SUBSTEPS) -> None:
         """Advance the physics by `substeps` steps towards the joint targets that are already set."""
+        model, dof = self._model, self._v
+        rate = 1.0 / model.opt.timestep
+        gain = SERVO_FRACTION * rate
+        # Views and buffers are looked up once: the loop is short, so each lookup would be felt.
+        q, v, applied = data.qpos[self._q], data.qvel[dof], data.qfrc_applied[dof]
+        bias, gravcomp = data.qfrc_bias[dof], data.qfrc_gravcomp[dof]
+        accel, force, real = self._accel[dof], self._force[dof], self._real
         for _ in range(substeps):
-            self._substep(data)
+            mujoco.mj_step1(model, data)
+            np.subtract(self._q_target, q, out=accel)
+            accel *= gain
+            np.minimum(accel, self._max_vel, out=accel)
+            np.maximum(accel, self._min_vel, out=accel)
+            accel -= v
+            accel *= rate
+            mujoco.mj_mulM(model, data, self._force, self._accel)
+            # Bullet has no armature: apply its limit to the rest, and let the armature's share shrink alike.
+            np.multiply(self._armature, accel, out=real)
+            np.subtract(force, real, out=real)
+            np.abs(real, out=real)
+            np.maximum(real, self._limit, out=real)
+            np.divide(self._limit, real, out=real)
+            np.multiply(force, real, out=applied)
+            applied += bias
+            applied -= gravcomp
+            mujoco.mj_step2(model, data)
 
     def robot_obs(self, data: mujoco.MjData) -> Array:
         """The 15-vector of CALVIN: TCP xyz and Euler, gripper width, 7 joints, last gripper command.
@@ -177,7 +204,7 @@ class CartesianController:
         return obs
 
     def _follow_pose(self, data: mujoco.MjData, matrix_world: Array, gripper: float) -> None:
-        q = self._ik.solve(data.qpos[self._q][:N_ARM], self._target_pos, matrix_world)
+        q = self.ik.solve(data.qpos[self._q][:N_ARM], self._target_pos, matrix_world)
         self._follow_joints(data, q, gripper)
 
     def _follow_joints(self, data: mujoco.MjData, q_arm: Array, gripper: float) -> None:
@@ -187,24 +214,6 @@ class CartesianController:
         self._q_target[N_ARM:] = FINGER_OPEN_M if opening else 0.0
         self._limit[N_ARM:] = OPEN_FORCE_LIMIT if opening else CLOSE_FORCE_LIMIT
         self.hold(data)
-
-    def _substep(self, data: mujoco.MjData) -> None:
-        """One physics step under the servo's torque."""
-        model, dof = self._model, self._v
-        mujoco.mj_step1(model, data)
-        rate = 1.0 / model.opt.timestep
-        wanted = (self._q_target - data.qpos[self._q]) * (SERVO_FRACTION * rate)
-        np.minimum(wanted, self._max_vel, out=wanted)
-        np.maximum(wanted, -self._max_vel, out=wanted)
-        accel = self._accel[dof]
-        accel[:] = (wanted - data.qvel[dof]) * rate
-        mujoco.mj_mulM(model, data, self._force, self._accel)
-        force = self._force[dof]
-        # Bullet has no armature: apply its limit to the rest, and let the armature's share shrink alike.
-        real = np.abs(force - self._armature * accel)
-        force *= np.minimum(1.0, self._limit / np.maximum(real, 1e-9))
-        data.qfrc_applied[dof] = force + data.qfrc_bias[dof] - data.qfrc_gravcomp[dof]
-        mujoco.mj_step2(model, data)
 
 
 def _finite(what: str, values: ArrayLike, length: int) -> Array:

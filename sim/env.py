@@ -8,7 +8,7 @@ clipped to [-1, 1], inputs are never changed in place, many environments may liv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import mujoco
@@ -16,26 +16,27 @@ import numpy as np
 
 from foreact.sim.controller import CartesianController
 from foreact.sim.desk import add_desk
-from foreact.sim.embodiment import ACTION_MODES, desk_contract
+from foreact.sim.embodiment import desk_contract
+from foreact.sim.happened import HappenedTasks
 from foreact.sim.lights import LightState
 from foreact.sim.panda import add_panda, physics_options
 from foreact.sim.rendering import CameraRenderer
 from foreact.sim.scene_info import SceneInfo
 from foreact.sim.scene_state import ROBOT, read_scene_obs, step_lights, touching, write_scene_obs
 from foreact.sim.scenes import get_scene
+from foreact.sim.spaces import Obs, action_space, depth_name, observation_space
 from foreact.sim.starts import NEUTRAL_ROBOT_OBS, draw_start
-from foreact.sim.tasks import TASKS, feasible, get_task, reached_tasks
+from foreact.sim.tasks import TASKS, Task, feasible, get_task
 from foreact.vla.contract import Contract
-from foreact.vla.errors import ConfigError, did_you_mean
-
-Obs = dict[str, np.ndarray]
+from foreact.vla.errors import ConfigError
 
 
 class DeskEnv(gym.Env[Obs, np.ndarray]):
     """One play table with one Panda.
 
-    Observation: `rgb_static` and `rgb_gripper` (H, W, 3) uint8 (absent with `render=False`), `robot_obs` (15,) and
-    `scene_obs` (24,) float64. Action: (7,) or (8,) float32 in [-1, 1] or radians, see `ACTION_MODES`.
+    Observation: `rgb_static` and `rgb_gripper` (H, W, 3) uint8 (absent with `render=False`), with `depth=True` also
+    `depth_static` and `depth_gripper` (H, W) float32 [m]; `robot_obs` (15,) and `scene_obs` (24,) float64.
+    Action: (7,) or (8,) float32 in [-1, 1] or radians, see `ACTION_MODES`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -44,10 +45,12 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
         self,
         scene: str = "D",
         *,
+        task: str | None = None,
         sizes: Mapping[str, tuple[int, int]] | None = None,
         action_mode: str = "relative_cartesian",
         rules: str = "2022-12",
         render: bool = True,
+        depth: bool = False,
         render_mode: str = "rgb_array",
         max_episode_steps: int | None = None,
     ) -> None:
@@ -55,18 +58,22 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
 
         Args:
             scene: One of A, B, C, D.
+            task: The task that is judged after a `reset` that names none; without either no task is.
             sizes: Camera name -> (height, width) in pixels of the cameras to render; both in CALVIN's sizes by default.
             action_mode: One of `ACTION_MODES`.
             rules: Version of the lamp rules, see `foreact.sim.lights`.
             render: Whether observations hold camera frames.
+            depth: Whether they also hold depth images, where they hold frames.
             render_mode: For gymnasium; "rgb_array" only.
             max_episode_steps: Truncate after so many steps; never by default.
 
         Raises:
-            ConfigError: If the scene, a camera or the action mode is unknown.
+            ConfigError: If a camera or the action mode is unknown.
+            UnknownScene: If the scene is.
+            UnknownTask: If the task is.
         """
-        if action_mode not in ACTION_MODES:
-            raise ConfigError(f"unknown action_mode {action_mode!r}; {did_you_mean(action_mode, ACTION_MODES)}")
+        box = action_space(action_mode)
+        self.action_space = box
         if render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"unknown render_mode {render_mode!r}; known: rgb_array")
         self.scene = get_scene(scene)
@@ -82,23 +89,18 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
         self.model: mujoco.MjModel = spec.compile()
         self.data = mujoco.MjData(self.model)
         self.controller = CartesianController(self.model)
-        self._render = render
+        self._render, self._depth = render, depth
         self._renderer: CameraRenderer | None = None
         self._max_episode_steps = max_episode_steps
         self._steps = 0
         self.rules = rules
         self._lights = LightState(rules=rules)
-        self.task: str | None = None
+        self._task: Task | None = None
+        self._default_task = get_task(task).name if task else None
         self.instruction = ""
         self._start: SceneInfo | None = None
-        bound = ACTION_MODES[action_mode]
-        self.action_space = gym.spaces.Box(bound.low, bound.high, dtype=np.float32)
-        spaces: dict[str, gym.Space[Any]] = {
-            name: gym.spaces.Box(0, 255, (h, w, 3), np.uint8) for name, (h, w) in self._sizes.items() if render
-        }
-        spaces["robot_obs"] = gym.spaces.Box(-10.0, 10.0, (15,), np.float64)
-        spaces["scene_obs"] = gym.spaces.Box(-10.0, 10.0, (24,), np.float64)
-        self.observation_space = cast("gym.spaces.Space[Obs]", gym.spaces.Dict(spaces))
+        self._low, self._high = box.low.astype(np.float64), box.high.astype(np.float64)
+        self.observation_space = observation_space(self._sizes if render else {}, depth)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """Start anew.
@@ -116,14 +118,14 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
                 f"unknown reset options {sorted(unknown)}; known: robot_obs, scene_obs, task, instruction"
             )
         robot_obs, scene_obs = options.get("robot_obs"), options.get("scene_obs")
-        task = options.get("task")
+        task = options.get("task", self._default_task)
         if scene_obs is None:
             start = draw_start(self, self.np_random, tasks=(task,) if task else ())
             scene_obs = start.scene_obs
             robot_obs = start.robot_obs if robot_obs is None else robot_obs
         self.set_state(NEUTRAL_ROBOT_OBS if robot_obs is None else robot_obs, scene_obs)
         self.begin_task(task, str(options.get("instruction", "")))
-        return self._observe(), self._info()
+        return self.observe(), self._info()
 
     def set_state(self, robot_obs: np.ndarray, scene_obs: np.ndarray) -> None:
         """Put robot and scene into a recorded state; velocities are zero.
@@ -140,19 +142,33 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
 
     def begin_task(self, task: str | None, instruction: str = "") -> None:
         """Judge `task` from this moment on; the scene is left as it is (chains of tasks)."""
-        self.task = get_task(task).name if task else None
+        self._task = get_task(task) if task else None
         self.instruction = instruction
         self._start = self.scene_info()
 
+    @property
+    def task(self) -> str | None:
+        """The task that is judged, see `begin_task`."""
+        return self._task.name if self._task else None
+
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Act for one control step of 1/30 s. Reward is 1 when the asked task has just been done, else 0."""
+        info = self.advance(action)
+        truncated = self._max_episode_steps is not None and self._steps >= self._max_episode_steps
+        return self.observe(), float(info["success"]), info["success"], truncated, info
+
+    def advance(self, action: np.ndarray) -> dict[str, Any]:
+        """`step` without looking: act for one control step and return `info`; nothing is rendered.
+
+        For policies that look only when they plan: `advance` for the actions of a plan, then `observe` once.
+        """
         action = np.array(action, dtype=np.float64)
-        if action.shape != self.action_space.shape or not np.all(np.isfinite(action)):
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ConfigError(
                 f"action must be {self.action_space.shape} finite numbers, found shape {action.shape}: {action!r:.120}"
             )
-        assert isinstance(self.action_space, gym.spaces.Box)
-        action = np.clip(action, self.action_space.low, self.action_space.high)
+        np.minimum(action, self._high, out=action)
+        np.maximum(action, self._low, out=action)
         if self.action_mode == "relative_cartesian":
             self.controller.apply_relative(self.data, action)
         elif self.action_mode == "absolute_cartesian":
@@ -163,9 +179,14 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
             self.controller.apply_joint_absolute(self.data, action[:7], action[7])
         step_lights(self.model, self.data, self._lights)
         self._steps += 1
-        info = self._info()
-        truncated = self._max_episode_steps is not None and self._steps >= self._max_episode_steps
-        return self._observe(), float(info["is_success"]), bool(info["is_success"]), truncated, info
+        return self._info()
+
+    def observe(self) -> Obs:
+        """The observation of this moment: frames (with `render=True`), `robot_obs` and `scene_obs`."""
+        frames = self.frames() if self._render else {}
+        if self._render and self._depth:
+            frames |= {depth_name(camera): image for camera, image in self.depths().items()}
+        return {**frames, "robot_obs": self.robot_obs, "scene_obs": self.scene_obs}
 
     def scene_info(self) -> SceneInfo:
         """What the task oracles look at, now."""
@@ -192,9 +213,17 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
 
     def frames(self) -> dict[str, np.ndarray]:
         """Camera name -> (H, W, 3) uint8, rendered now."""
+        return self.renderer().render_all(self.data)
+
+    def depths(self) -> dict[str, np.ndarray]:
+        """Camera name -> (H, W) float32, metres along the optical axis, rendered now."""
+        return {name: self.renderer().depth(self.data, name) for name in self._sizes}
+
+    def renderer(self) -> CameraRenderer:
+        """What draws the frames; it opens its GL context at the first one."""
         if self._renderer is None:
             self._renderer = CameraRenderer(self.model, self._sizes)
-        return self._renderer.render_all(self.data)
+        return self._renderer
 
     @property
     def renders(self) -> bool:
@@ -211,19 +240,21 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
             self._renderer.close()
             self._renderer = None
 
-    def _observe(self) -> Obs:
-        frames = self.frames() if self._render else {}
-        return {**frames, "robot_obs": self.robot_obs, "scene_obs": self.scene_obs}
-
     def _info(self) -> dict[str, Any]:
         assert self._start is not None
-        happened = reached_tasks(self._start, self.scene_info())
+        now = self.scene_info()
+        success = self._task is not None and bool(self._task.reached(self._start, now))
         return {
             "task": self.task,
             "instruction": self.instruction,
-            "is_success": self.task in happened,
-            "tasks_happened": happened,
+            "is_success": success,
+            "success": success,
+            "tasks_happened": HappenedTasks(self._start, now),
         }
 
 
-gym.register("foreact/Desk-v0", entry_point="foreact.sim.env:DeskEnv")
+gym.register(
+    "foreact/Desk-v0",
+    entry_point="foreact.sim.env:DeskEnv",
+    vector_entry_point="foreact.sim.vector:DeskVectorEnv",
+)

@@ -21,8 +21,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from foreact.sim.panda import HOME_Q, N_ARM, Q_LOWER, Q_UPPER, TCP_SITE, add_panda
-from foreact.sim.rotations import rotation_vector
+from foreact.sim.panda import FINGER_JOINTS, HOME_Q, N_ARM, Q_LOWER, Q_UPPER, TCP_SITE, add_panda
 
 Array = NDArray[np.float64]
 
@@ -38,27 +37,43 @@ LINEAR_REACH = 0.1
 
 
 class PandaIK:
-    """Solves for arm joints on a robot-only model, so the cost does not grow with the scene."""
+    """Solves for arm joints on a robot-only model, so the cost does not grow with the scene.
+
+    The arithmetic is done by MuJoCo's own small routines on buffers made once: at this size a NumPy operation
+    costs more in bookkeeping than in numbers.
+    """
 
     def __init__(self) -> None:
         spec = mujoco.MjSpec()
         add_panda(spec)
-        for geom in list(spec.geoms):
-            spec.delete(geom)
+        for element in (*spec.equalities, *(spec.joint(name) for name in FINGER_JOINTS), *spec.geoms):
+            spec.delete(element)
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
         self._site = int(self._model.site(TCP_SITE).id)
-        self._qpos_arm = self._data.qpos[:N_ARM]
+        self._q = self._data.qpos
         self._pos = self._data.site_xpos[self._site]
         self._mat = self._data.site_xmat[self._site].reshape(3, 3)
-        self._jac = np.zeros((6, self._model.nv))
-        self._jac_arm = np.zeros((6, N_ARM))
-        self._damping = DAMPING_SQ * np.eye(6)
-        self._rows = np.zeros((ITERATIONS, 6))
+        self._body_quat = self._data.xquat[self._model.site_bodyid[self._site]]
+        self._quat_site_body = np.empty(4)
+        mujoco.mju_negQuat(self._quat_site_body, self._model.site_quat[self._site])
+        self._jac = np.zeros((6, N_ARM))
+        self._jac_pos, self._jac_rot = self._jac[:3], self._jac[3:]
+        self._factor = np.zeros((6, 6))
+        self._factor_flat = self._factor.reshape(-1)
+        self._damping = (DAMPING_SQ * np.eye(6)).reshape(-1)
+        self._home_pull = NULLSPACE_GAIN * HOME_Q
+        self._error = np.zeros(6)
+        self._error_pos, self._error_rot = self._error[:3], self._error[3:]
+        self._twist, self._residual, self._total = np.zeros((3, 6))
+        self._rows, self._ones = np.zeros((ITERATIONS, 6)), np.ones(ITERATIONS)
+        self._row = list(self._rows)
+        self._pull, self._step = np.zeros((2, N_ARM))
+        self._goal_quat, self._turn = np.zeros((2, 4))
 
     def forward(self, q_arm: Array) -> tuple[Array, Array]:
         """TCP position (3,) [m] and rotation matrix (3, 3) in the world, for arm joints (7,) [rad]."""
-        self._qpos_arm[:] = q_arm
+        self._q[:] = q_arm
         mujoco.mj_kinematics(self._model, self._data)
         return self._pos.copy(), self._mat.copy()
 
@@ -77,49 +92,64 @@ class PandaIK:
         return self._solve(q_start, pos_world, matrix_world, (1,) * ITERATIONS)
 
     def _solve(self, q_start: Array, pos_world: Array, matrix_world: Array, refreshes: tuple[int, ...]) -> Array:
-        q = np.array(q_start, dtype=np.float64)
-        error = self._measure(q, pos_world, matrix_world)
-        if error @ error > LINEAR_REACH**2:
+        self._q[:] = q_start
+        mujoco.mju_mat2Quat(self._goal_quat, np.ascontiguousarray(matrix_world, dtype=np.float64).reshape(-1))
+        # what the body that carries the site has to be turned to
+        mujoco.mju_mulQuat(self._goal_quat, self._goal_quat.copy(), self._quat_site_body)
+        self._measure(pos_world)
+        if sum(e * e for e in self._error.tolist()) > LINEAR_REACH**2:
             refreshes = (1,) * ITERATIONS
         for round_, iterations in enumerate(refreshes):
             if round_:
-                error = self._measure(q, pos_world, matrix_world)
-            jac = self._jac_arm
-            inverse = np.linalg.inv(jac @ jac.T + self._damping)
-            pull = NULLSPACE_GAIN * (HOME_Q - q)
-            offset = inverse @ (jac @ pull)
-            shrink = DAMPING_SQ * inverse
-            # Row k holds U^-1 (e_k - J p); the rows add up, and one product turns their sum into joints.
-            rows = self._rows[:iterations]
-            row = inverse @ error
-            row -= offset
-            rows[0] = row
-            for k in range(1, iterations):
-                row = shrink @ row
-                row -= offset
-                rows[k] = row
-            errors = DAMPING_SQ * rows[: iterations - 1, :3]
-            small = np.concatenate(([error[:3] @ error[:3]], (errors * errors).sum(axis=1))) <= RESIDUAL_M**2
-            converged = bool(small.any())
-            done = int(small.argmax()) + 1 if converged else iterations
-            total = rows[:done].sum(axis=0)
-            step = jac.T @ total + done * pull
-            largest = float(np.abs(step).max())
-            if largest > done * MAX_STEP_RAD:
-                step *= done * MAX_STEP_RAD / largest
-            q += step
-            if converged:
+                self._measure(pos_world)
+            if self._iterate(iterations):
                 break
-        return np.clip(q, Q_LOWER, Q_UPPER)
+        return np.minimum(np.maximum(self._q, Q_LOWER), Q_UPPER)
 
-    def _measure(self, q_arm: Array, pos_world: Array, matrix_world: Array) -> Array:
-        """Set `_jac_arm` at `q_arm` and return the pose error (6,): metres, then rotation vector [rad]."""
-        self._qpos_arm[:] = q_arm
-        mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_comPos(self._model, self._data)
-        mujoco.mj_jacSite(self._model, self._data, self._jac[:3], self._jac[3:], self._site)
-        self._jac_arm[:] = self._jac[:, :N_ARM]
-        error = np.empty(6)
-        error[:3] = pos_world - self._pos
-        error[3:] = rotation_vector(matrix_world @ self._mat.T)
-        return error
+    def _measure(self, pos_world: Array) -> None:
+        """Set the Jacobian and the pose error (6,) at the present joints: metres, then rotation vector [rad]."""
+        model, data = self._model, self._data
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_jacSite(model, data, self._jac_pos, self._jac_rot, self._site)
+        mujoco.mju_sub(self._error_pos, pos_world, self._pos)
+        mujoco.mju_negQuat(self._turn, self._body_quat)
+        mujoco.mju_mulQuat(self._turn, self._goal_quat, self._turn.copy())
+        mujoco.mju_quat2Vel(self._error_rot, self._turn, 1.0)
+
+    def _iterate(self, iterations: int) -> bool:
+        """Move the joints by several iterations on one Jacobian; whether the position error has become small.
+
+        Iteration k adds `row_k = U^-1 (e_k - J p)`, where `e_k = lambda^2 row_(k-1)`; the rows add up, and one
+        product turns their sum into joints.
+        """
+        jac, residual, pull, step = self._jac, self._residual, self._pull, self._step
+        mujoco.mju_mulMatMatT(self._factor, jac, jac)
+        mujoco.mju_addTo(self._factor_flat, self._damping)
+        mujoco.mju_cholFactor(self._factor, 0.0)
+        mujoco.mju_addScl(pull, self._home_pull, self._q, -NULLSPACE_GAIN)
+        mujoco.mju_mulMatVec(self._twist, jac, pull)
+        mujoco.mju_scl(self._twist, self._twist, -1.0)
+        mujoco.mju_add(residual, self._error, self._twist)
+        x, y, z = self._error_pos.tolist()
+        small = x * x + y * y + z * z <= RESIDUAL_M**2
+        previous = None
+        done = 0
+        for row in self._row[:iterations]:
+            if previous is not None:
+                x, y, z, *_ = previous.tolist()
+                small = x * x + y * y + z * z <= (RESIDUAL_M / DAMPING_SQ) ** 2
+                mujoco.mju_addScl(residual, self._twist, previous, DAMPING_SQ)
+            mujoco.mju_cholSolve(row, self._factor, residual)
+            previous = row
+            done += 1
+            if small:
+                break
+        mujoco.mju_mulMatTVec(self._total, self._rows[:done], self._ones[:done])
+        mujoco.mju_mulMatTVec(step, jac, self._total)
+        mujoco.mju_addToScl(step, pull, done)
+        largest = max(map(abs, step.tolist()))
+        if largest > done * MAX_STEP_RAD:
+            step *= done * MAX_STEP_RAD / largest
+        mujoco.mju_addTo(self._q, step)
+        return small

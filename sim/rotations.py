@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 def euler_xyz_to_matrix(euler: ArrayLike) -> Array:
     """Rotation matrix (3, 3) of extrinsic xyz Euler angles (3,) [rad]."""
-    a, b, c = (float(v) for v in np.asarray(euler, dtype=np.float64))
+    a, b, c = np.asarray(euler, dtype=np.float64).tolist()
     sa, ca, sb, cb, sc, cc = math.sin(a), math.cos(a), math.sin(b), math.cos(b), math.sin(c), math.cos(c)
     return np.array(
         [
@@ -34,12 +34,19 @@ def matrix_to_euler_xyz(matrix: ArrayLike) -> Array:
     Roll and yaw lie in [-pi, pi], pitch in [-pi/2, pi/2]. At pitch = +-pi/2 only one of roll and yaw is
     determined; roll is then 0.
     """
-    r = np.asarray(matrix, dtype=np.float64).reshape(3, 3)
-    horizontal = math.hypot(r[0, 0], r[1, 0])
-    pitch = math.atan2(-r[2, 0], horizontal)
+    r00, r01, _, r10, r11, _, r20, r21, r22 = np.asarray(matrix, dtype=np.float64).ravel().tolist()
+    return np.array(_euler_xyz(r00, r01, r10, r11, r20, r21, r22))
+
+
+def _euler_xyz(
+    r00: float, r01: float, r10: float, r11: float, r20: float, r21: float, r22: float
+) -> tuple[float, float, float]:
+    """The angles of the rotation matrix with these entries, see `matrix_to_euler_xyz`."""
+    horizontal = math.hypot(r00, r10)
+    pitch = math.atan2(-r20, horizontal)
     if horizontal < 1e-9:
-        return np.array([0.0, pitch, math.atan2(-r[0, 1], r[1, 1])])
-    return np.array([math.atan2(r[2, 1], r[2, 2]), pitch, math.atan2(r[1, 0], r[0, 0])])
+        return 0.0, pitch, math.atan2(-r01, r11)
+    return math.atan2(r21, r22), pitch, math.atan2(r10, r00)
 
 
 def quat_wxyz_to_matrix(quat: ArrayLike) -> Array:
@@ -48,7 +55,7 @@ def quat_wxyz_to_matrix(quat: ArrayLike) -> Array:
     Raises:
         ValueError: If the quaternion is zero or not finite.
     """
-    w, x, y, z = (float(v) for v in np.asarray(quat, dtype=np.float64))
+    w, x, y, z = np.asarray(quat, dtype=np.float64).tolist()
     norm2 = w * w + x * x + y * y + z * z
     if not (math.isfinite(norm2) and norm2 > 0.0):
         raise ValueError(f"a rotation quaternion must be finite and not zero, found wxyz {(w, x, y, z)}")
@@ -88,8 +95,29 @@ def euler_xyz_to_quat_wxyz(euler: ArrayLike) -> Array:
 
 
 def quat_wxyz_to_euler_xyz(quat: ArrayLike) -> Array:
-    """Extrinsic xyz Euler angles (3,) [rad] of a quaternion wxyz (4,)."""
-    return matrix_to_euler_xyz(quat_wxyz_to_matrix(quat))
+    """Extrinsic xyz Euler angles (3,) [rad] of a quaternion wxyz (4,); it is normalised first.
+
+    Raises:
+        ValueError: If the quaternion is zero or not finite.
+    """
+    return np.array(euler_xyz_of_quat(*np.asarray(quat, dtype=np.float64).tolist()))
+
+
+def euler_xyz_of_quat(w: float, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """As `quat_wxyz_to_euler_xyz`, from and to plain numbers: several times faster, for inner loops."""
+    norm2 = w * w + x * x + y * y + z * z
+    if not (math.isfinite(norm2) and norm2 > 0.0):
+        raise ValueError(f"a rotation quaternion must be finite and not zero, found wxyz {(w, x, y, z)}")
+    s = 2.0 / norm2
+    return _euler_xyz(
+        1.0 - s * (y * y + z * z),
+        s * (x * y - z * w),
+        s * (x * y + z * w),
+        1.0 - s * (x * x + z * z),
+        s * (x * z - y * w),
+        s * (y * z + x * w),
+        1.0 - s * (x * x + y * y),
+    )
 
 
 def quat_xyzw_to_wxyz(quat: ArrayLike) -> Array:

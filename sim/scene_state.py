@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from foreact.sim.desk import FIXTURES
 from foreact.sim.desk_parts import TOUCH_DISTANCE_M
 from foreact.sim.lights import LightState, is_pressed
-from foreact.sim.rotations import euler_xyz_to_matrix, matrix_to_euler_xyz
+from foreact.sim.rotations import euler_xyz_of_quat, euler_xyz_to_matrix
 from foreact.sim.scenes import BLOCKS, SceneSpec, get_scene
 from foreact.vla.errors import ForeActError
 
@@ -48,12 +48,16 @@ class DeskIndex:
     scene: SceneSpec
     fixture_qpos: Array
     """Addresses (4,) in qpos: slide, drawer, button, switch."""
+    fixture_at: tuple[int, ...]
+    """The same addresses as plain numbers."""
     fixture_dof: Array
     block_qpos: dict[str, int]
     """First of the seven addresses in qpos of each block."""
     block_dof: dict[str, int]
     body_names: tuple[str, ...]
     """Name per body id; all links of the robot are "robot", the world is "floor"."""
+    geom_bodies: tuple[str, ...]
+    """The same name per geom id."""
     led_geom: int
     bulb_geom: int
 
@@ -86,10 +90,12 @@ def _make_index(model: mujoco.MjModel) -> DeskIndex:
     return DeskIndex(
         scene=get_scene(_scene_name(model)),
         fixture_qpos=np.array([model.joint(name).qposadr[0] for name in FIXTURES]),
+        fixture_at=tuple(int(model.joint(name).qposadr[0]) for name in FIXTURES),
         fixture_dof=np.array([model.joint(name).dofadr[0] for name in FIXTURES]),
         block_qpos={name: int(model.joint(name).qposadr[0]) for name in BLOCKS},
         block_dof={name: int(model.joint(name).dofadr[0]) for name in BLOCKS},
         body_names=tuple(names),
+        geom_bodies=tuple(names[body] for body in model.geom_bodyid.tolist()),
         led_geom=model.geom("led").id,
         bulb_geom=model.geom("bulb").id,
     )
@@ -98,16 +104,14 @@ def _make_index(model: mujoco.MjModel) -> DeskIndex:
 def read_scene_obs(model: mujoco.MjModel, data: mujoco.MjData, lights: LightState) -> Array:
     """The vector (24,) float64 of the present state."""
     index = desk_index(model)
-    obs = np.empty(SCENE_OBS_DIM)
-    obs[:4] = data.qpos[index.fixture_qpos]
-    obs[BULB], obs[LED] = lights.bulb, lights.led
-    matrix = np.empty(9)
-    for slot, name in enumerate(index.scene.slot_order):
-        start, at = 6 + 6 * slot, index.block_qpos[name]
-        obs[start : start + 3] = data.qpos[at : at + 3]
-        mujoco.mju_quat2Mat(matrix, data.qpos[at + 3 : at + 7])
-        obs[start + 3 : start + 6] = matrix_to_euler_xyz(matrix)
-    return obs
+    qpos = data.qpos.tolist()
+    obs = [qpos[at] for at in index.fixture_at]
+    obs += float(lights.bulb), float(lights.led)
+    for name in index.scene.slot_order:
+        at = index.block_qpos[name]
+        obs += qpos[at : at + 3]
+        obs += euler_xyz_of_quat(*qpos[at + 3 : at + 7])
+    return np.array(obs)
 
 
 def check_scene_obs(scene_obs: ArrayLike) -> Array:
@@ -175,9 +179,9 @@ def show_lights(model: mujoco.MjModel, lights: LightState) -> None:
 
 def step_lights(model: mujoco.MjModel, data: mujoco.MjData, lights: LightState) -> None:
     """Update `lights` from the button and the lever, once per control step, and recolour the lamps."""
-    qpos = data.qpos[desk_index(model).fixture_qpos]
+    qpos, address = data.qpos, desk_index(model).fixture_at
     before = (lights.led, lights.bulb)
-    lights.update(float(qpos[BUTTON]), float(qpos[SWITCH]))
+    lights.update(float(qpos[address[BUTTON]]), float(qpos[address[SWITCH]]))
     if (lights.led, lights.bulb) != before:
         show_lights(model, lights)
 
@@ -188,15 +192,12 @@ def touching(model: mujoco.MjModel, data: mujoco.MjData) -> set[tuple[str, str]]
     The robot counts as one body, "robot"; the floor is "floor". Gaps are seen where a block is involved;
     other pairs count when they overlap. Contacts are those of the last collision pass in `data`.
     """
-    names = desk_index(model).body_names
+    names = desk_index(model).geom_bodies
     pairs: set[tuple[str, str]] = set()
-    count = data.ncon
-    if count == 0:
-        return pairs
-    near = data.contact.dist[:count] < TOUCH_DISTANCE_M
-    bodies = model.geom_bodyid[data.contact.geom[:count][near]]
-    for one, other in bodies:
-        a, b = names[one], names[other]
-        if a != b:
-            pairs.add((a, b) if a < b else (b, a))
+    contact = data.contact
+    for (one, other), gap in zip(contact.geom.tolist(), contact.dist.tolist(), strict=True):
+        if gap < TOUCH_DISTANCE_M:
+            a, b = names[one], names[other]
+            if a != b:
+                pairs.add((a, b) if a < b else (b, a))
     return pairs

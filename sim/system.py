@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 from functools import cache
+from pathlib import Path
 
 import mujoco
 
@@ -21,6 +23,18 @@ def gl_renderer() -> str:
     """
     with CameraRenderer(mujoco.MjModel.from_xml_string(_ONE_CAMERA), {"eye": (16, 16)}) as renderer:
         return renderer.gl_renderer_name()
+
+
+@cache
+def cpu_name() -> str:
+    """The processor as Linux calls it, such as "AMD EPYC"; else its architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def busy_cores() -> float:

@@ -128,16 +128,6 @@ def test_sim_info_describes_what_is_there(capsys: pytest.CaptureFixture[str]) ->
     assert found["gl_renderer"] in capsys.readouterr().out
 
 
-def test_bench_sim_measures_and_prints_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(app, ["bench", "sim", "--steps", "10", "--repeats", "1", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    with_pictures, without = found["steps_per_s"].values()
-    assert 0 < with_pictures < without
-    assert found["settings"]["visible geoms"] > 20 and found["settings"]["physics steps per control step"] == 8
-    assert run(app, ["bench", "sim", "--steps", "10", "--scene", "Q"]) != 0
-    assert "'Q'" in capsys.readouterr().err
-
-
 def test_demo_without_its_checkpoint_says_where_it_looked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,9 +25,10 @@ def env():
 
 
 def test_it_is_registered_and_passes_gymnasiums_own_checks():
-    made = gym.make("foreact/Desk-v0", scene="D", render=False, max_episode_steps=5)
-    check_env(made.unwrapped, skip_render_check=True)
-    made.close()
+    for kwargs in ({"render": False}, {"sizes": {"rgb_static": (24, 32)}, "depth": True}):
+        made = gym.make("foreact/Desk-v0", scene="D", max_episode_steps=5, **kwargs)
+        check_env(made.unwrapped, skip_render_check=not kwargs.get("render", True))
+        made.close()
 
 
 def test_same_seed_and_actions_give_the_same_bits():
@@ -138,6 +139,61 @@ def test_frames_have_the_contracts_sizes():
     assert obs["rgb_gripper"].shape == (32, 32, 3)
     assert obs["rgb_static"].std() > 10
     env.close()
+
+
+def test_depth_is_given_where_it_is_asked_for():
+    env = DeskEnv("D", sizes={"rgb_gripper": (20, 24)}, depth=True)
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space.contains(obs) and set(obs) == {
+        "rgb_gripper",
+        "depth_gripper",
+        "robot_obs",
+        "scene_obs",
+    }
+    depth = obs["depth_gripper"]
+    assert depth.shape == (20, 24) and depth.dtype == np.float32
+    assert 0.05 < depth.min() < depth.max() <= 2.0, "between the fingers and the far plane of CALVIN's gripper camera"
+    env.close()
+
+
+def test_acting_without_looking_draws_nothing_and_changes_nothing():
+    looking = DeskEnv("D", sizes={"rgb_static": (24, 24)})
+    silent = DeskEnv("D", sizes={"rgb_static": (24, 24)})
+    actions = np.random.default_rng(1).uniform(-1, 1, (4, 7))
+    drawn = []
+    for env in (looking, silent):
+        env.reset(seed=2, options={"task": "open_drawer"})
+        renderer = env.renderer()
+        env.renderer = lambda renderer=renderer: (drawn.append(1), renderer)[1]
+    for action in actions:
+        looked, _, _, _, info = looking.step(action)
+        assert silent.advance(action) == info
+    assert len(drawn) == 4
+    obs = silent.observe()
+    assert len(drawn) == 5
+    assert all(np.array_equal(looked[key], obs[key]) for key in looked | obs)
+
+
+def test_a_task_given_at_construction_is_judged_after_every_reset():
+    env = DeskEnv("D", render=False, task="open_drawer")
+    assert env.reset(seed=0)[1]["task"] == "open_drawer"
+    assert env.reset()[1]["task"] == "open_drawer"
+    assert env.reset(options={"task": "turn_on_led"})[1]["task"] == "turn_on_led"
+    with pytest.raises(ForeActError, match="open_drawer"):
+        DeskEnv("D", render=False, task="open_drawr")
+
+
+def test_same_seed_and_actions_give_the_same_bits_in_pictures_too():
+    actions = np.random.default_rng(3).uniform(-1, 1, (5, 7))
+
+    def run() -> list[dict[str, np.ndarray]]:
+        env = DeskEnv("C", sizes={"rgb_static": (40, 40), "rgb_gripper": (20, 20)})
+        rows = [env.reset(seed=5)[0], *(env.step(action)[0] for action in actions)]
+        env.close()
+        return rows
+
+    for one, other in zip(run(), run(), strict=True):
+        assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
 def test_recorded_calvin_motion_is_reproduced_through_the_environment(env: DeskEnv):

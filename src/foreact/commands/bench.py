@@ -26,20 +26,17 @@ def _root() -> None:
 
 @app.command()
 def sim(
-    steps: Annotated[int, typer.Option(help="Control steps per measurement.", min=10)] = 300,
-    repeats: Annotated[int, typer.Option(help="Measurements; their median is reported.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Control steps per measurement.", min=10)] = 200,
+    repeats: Annotated[int, typer.Option(help="Measurements; their median is reported.", min=1)] = 5,
     scene: Annotated[str, typer.Option(help="A, B, C or D.")] = "D",
+    processes: Annotated[int | None, typer.Option(help="Processes; one per core by default.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Control steps per second of one desk: with both cameras, and without pictures."""
-    found = measure_sim(steps, repeats, scene)
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        for name, speed in found["steps_per_s"].items():
-            low, high = found["range_steps_per_s"][name]
-            print(f"{name:28} {speed:7.0f} steps/s   (median of {repeats} x {steps} steps; {low:.0f} - {high:.0f})")
-        print(", ".join(f"{key}: {value}" for key, value in found["settings"].items()))
+    """Control steps per second of the desk, in one process and in several; memory; where a step's time goes."""
+    from foreact.commands.bench_sim import measure_sim
+
+    found = measure_sim(steps, repeats, scene, processes)
+    print(json.dumps(found, indent=2) if as_json else report(found, steps, repeats))
     if found["busy_before"] > _BUSY:
         print(
             f"warning: this machine was busy (load average {100 * found['busy_before']:.0f} % of its cores); "
@@ -48,63 +45,19 @@ def sim(
         )
 
 
-def measure_sim(steps: int, repeats: int, scene: str = "D") -> dict[str, Any]:
-    """Medians, ranges and settings; random actions, resets not timed.
-
-    Args:
-        steps: Control steps of 1/30 s per measurement.
-        repeats: Measurements.
-        scene: A, B, C or D.
-
-    Raises:
-        ForeActError: If the scene is unknown or nothing can draw here.
-    """
-    import os
-    import statistics
-    import time
-
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe draws in the calling thread, as in an evaluation
-
-    import mujoco
-    import numpy as np
-
-    from foreact.sim.embodiment import CALVIN_SIZES
-    from foreact.sim.env import DeskEnv
-    from foreact.sim.gl_backend import pick_gl_backend
-    from foreact.sim.system import busy_cores, gl_renderer
-
-    busy = busy_cores()
-    pick_gl_backend()
-    sizes = " + ".join(f"{w}x{h}" for h, w in CALVIN_SIZES.values())
-    speeds: dict[str, list[float]] = {}
-    model: Any = None
-    for name, render in ((f"both cameras, {sizes}", True), ("without pictures", False)):
-        env = DeskEnv(scene, render=render)
-        model = env.model
-        rng = np.random.default_rng(0)
-        env.reset(seed=0)
-        for _ in range(repeats + 1):
-            actions = rng.uniform(-1, 1, (steps, 7)).astype(np.float32)
-            began = time.perf_counter()
-            for action in actions:
-                env.step(action)
-            speeds.setdefault(name, []).append(steps / (time.perf_counter() - began))
-            env.reset(seed=0)
-        speeds[name] = speeds[name][1:]  # the first one warms up
-        env.close()
-    visible = int(((model.geom_rgba[:, 3] > 0) & (model.geom_group < 3)).sum())
-    return {
-        "steps_per_s": {name: statistics.median(values) for name, values in speeds.items()},
-        "range_steps_per_s": {name: (min(values), max(values)) for name, values in speeds.items()},
-        "settings": {
-            "scene": scene,
-            "GL renderer": gl_renderer(),
-            "visible geoms": visible,
-            "multisampling": int(model.vis.quality.offsamples),
-            "slices": int(model.vis.quality.numslices),
-            "physics steps per control step": round(1 / 30 / model.opt.timestep),
-            "MuJoCo": mujoco.__version__,
-            "cores": os.cpu_count(),
-        },
-        "busy_before": busy,
-    }
+def report(found: dict[str, Any], steps: int, repeats: int) -> str:
+    """What `measure_sim` found, as text for people."""
+    width = max(map(len, [*found["steps_per_s"], *found["memory_mb"]]))
+    lines = [f"{'':{width}}  steps/s (range of {repeats} x {steps} steps)   processor time per step"]
+    for name, speed in found["steps_per_s"].items():
+        low, high = found["range_steps_per_s"][name]
+        lines.append(
+            f"{name:{width}}  {speed:7.0f} ({low:.0f} - {high:.0f})".ljust(width + 45)
+            + f"{found['cpu_us_per_step'][name] / 1e3:6.2f} ms"
+        )
+    lines.append("\na step with both cameras takes, in one process [us]:")
+    lines += [f"{part:{width}}  {spent:7.0f}" for part, spent in found["split_us"].items()]
+    lines.append("\nmemory (PSS) [MB]:")
+    lines += [f"{name:{width}}  {mb:7.0f}" for name, mb in found["memory_mb"].items()]
+    lines.append("\n" + ", ".join(f"{key}: {value}" for key, value in found["settings"].items()))
+    return "\n".join(lines)
