@@ -26,8 +26,9 @@ from foreact.sim.scenes import get_scene
 from foreact.sim.spaces import Obs, action_space, observation_space
 from foreact.sim.tasks import get_task
 from foreact.sim.vector_info import merge_infos
-from foreact.sim.vector_worker import Failed, Refused, Shard, board_space, one_thread_each, open_board, serve
+from foreact.sim.vector_worker import Failed, Refused, Shard, board_space, open_board, serve
 from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
+from foreact.vla.processes import one_thread_each
 
 Step = tuple[Obs, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 

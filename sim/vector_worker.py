@@ -7,8 +7,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -22,14 +21,6 @@ from foreact.vla.errors import ForeActError
 
 Arrays = dict[str, Any]
 """What `board_space` names, as arrays whose first axis is the environment."""
-
-_ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",  # llvmpipe draws in the calling thread
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
@@ -56,21 +47,6 @@ class Failed:
     """A mistake of ours, with its traceback."""
 
     trace: str
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Processes started inside compute and draw with one thread: threads below them only take each other's cores."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def board_space(observation: gym.Space[Any], action: gym.Space[Any]) -> gym.spaces.Dict:

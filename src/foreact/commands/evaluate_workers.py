@@ -11,13 +11,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foreact.commands.evaluate_folder import EvaluationError
 from foreact.commands.evaluate_settings import EvaluateSettings
 from foreact.vla.errors import ConfigError, ForeActError
+from foreact.vla.processes import one_thread_each
 from foreact.vla.results import ChainAttempt, ChainRecord, Record, RolloutRecord
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 
 EXPERT = "expert"
 """The actor's name for the simulator's own scripted policies."""
-
-_ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",  # llvmpipe draws in the calling thread
-}
-"""Processes are the parallelism here; threads below them only take each other's cores."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class About:
@@ -68,7 +59,7 @@ def run_jobs(settings: EvaluateSettings, jobs: list[Job]) -> Iterator[About | Re
     n_workers = min(settings.workers, max(1, len(jobs)))
     for job in [*jobs, *[None] * n_workers]:
         todo.put(job)
-    with _environment(_ONE_THREAD):
+    with one_thread_each():
         workers = [
             context.Process(target=_worker, args=(settings, todo, done), daemon=True, name=f"worker {i}")
             for i in range(n_workers)
@@ -238,15 +229,3 @@ def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Rec
         foresight=foresight,
         foresight_steps=steps_ahead,
     )
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for child processes, where the user has not set them."""
-    added = [key for key in values if key not in os.environ]
-    os.environ.update({key: values[key] for key in added})
-    try:
-        yield
-    finally:
-        for key in added:
-            del os.environ[key]
