@@ -27,7 +27,7 @@ class DeskSuite:
     """Chosen by `for_actor`."""
     name: str = "desk"
     tasks: tuple[str, ...] = tuple(TASKS)
-    max_steps: int = 360
+    max_steps: int = 180
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("scene", "rules")
 

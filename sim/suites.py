@@ -99,14 +99,14 @@ _SUITES = {
         "foreact.sim.adapters.metaworld",
         "MetaworldSuite",
         "metaworld",
-        "pip install 'foreact[sim,metaworld]' in a virtual environment of its own: Meta-World pins mujoco==3.3.0, "
-        "older than what the desk is tested with",
+        "pip install 'foreact[metaworld]' in a virtual environment of its own: Meta-World pins mujoco==3.3.0, which is "
+        "older than what the desk needs",
     ),
     "libero": _Entry(
         "foreact.sim.adapters.libero",
         "LiberoSuite",
         "libero",
-        "pip install 'foreact[sim,libero]' in a virtual environment of its own: LIBERO pins robosuite==1.4.0 and "
+        "pip install 'foreact[libero]' in a virtual environment of its own: LIBERO pins robosuite==1.4.0 and "
         "mujoco<3.9, and brings torch; its meshes are a further download, see docs/adapters.md",
     ),
     "calvin": _Entry(

@@ -77,6 +77,9 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
 
     began = time.monotonic()
     suite = make_suite(settings)
+    if settings.benchmark.max_steps is None:
+        limit = settings.benchmark.model_copy(update={"max_steps": suite.max_steps})
+        settings = settings.model_copy(update={"benchmark": limit})
     checkpoint = _checkpoint(settings)
     if settings.checkpoint is not None:  # looked at before anything is loaded or drawn
         find_border(Contract.load(settings.checkpoint / "contract.yaml"), suite, settings.title)
@@ -96,7 +99,7 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
         # The order in which workers finish is chance; results and report do not depend on it.
         order = {_key(job, chains): number for number, job in enumerate(plan.jobs)}
         records = sorted(folder.records, key=lambda record: order[record.key])
-        results = _results(settings, records, plan, about, checkpoint, command, versions)
+        results = _results(settings, records, plan, about, checkpoint, command, versions, _renderer(suite))
         results = results.model_copy(update={"wall_s": time.monotonic() - began, "n_resumed": len(finished)})
         try:
             results.write(folder.path / "results.json")
@@ -184,6 +187,14 @@ def _versions(settings: EvaluateSettings, suite: Suite) -> dict[str, str]:
     return found | suite.versions()
 
 
+def _renderer(suite: Suite) -> str:
+    """What drew the pictures: the driver, unless the simulator draws by itself."""
+    from foreact.sim.system import gl_renderer
+
+    own = getattr(suite, "renderer", None)
+    return own() if own is not None else gl_renderer()
+
+
 def _benchmark(settings: EvaluateSettings) -> dict[str, Any]:
     """What was asked, for the results."""
     env = settings.env.model_dump(mode="json")
@@ -198,8 +209,8 @@ def _results(
     checkpoint: dict[str, str] | None,
     command: str,
     versions: dict[str, str],
+    renderer: str,
 ) -> Results:
-    from foreact.sim.system import gl_renderer
     from foreact.vla.foresight import CHANGE_THRESHOLD
     from foreact.vla.results import (
         ChainRecord,
@@ -228,7 +239,7 @@ def _results(
         benchmark=_benchmark(settings),
         seeds={"benchmark": settings.seed, "starts": plan.seeds},
         versions=versions,
-        gl_renderer=gl_renderer(),
+        gl_renderer=renderer,
         contract=about.contract,
         notes=about.notes,
         command=command,

@@ -22,8 +22,8 @@ class Tasks(BaseModel):
     """A name for several (all, fixtures, blocks) or a list."""
     starts_per_task: PositiveInt = 50
     tasks_per_start: PositiveInt = 2
-    max_steps: PositiveInt = 180
-    """Control steps per rollout."""
+    max_steps: PositiveInt | None = None
+    """Control steps per rollout; None: what the simulator says."""
     language: Language = "validation"
 
     @model_validator(mode="after")

@@ -138,7 +138,8 @@ def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | R
     border = find_border(actor.contract, suite, settings.title)
     yield About(contract=actor.contract.model_dump(mode="json"), notes=border.adapter.notes)
     envs = [border.make_env(record=settings.videos_per_task > 0) for _ in range(settings.envs_per_worker)]
-    lockstep = Lockstep(actor, envs, border, max_steps=settings.benchmark.max_steps, foresight=settings.foresight)
+    limit = settings.benchmark.max_steps or suite.max_steps
+    lockstep = Lockstep(actor, envs, border, max_steps=limit, foresight=settings.foresight)
     try:
         for rollout in lockstep.run(jobs):
             yield _finish(rollout, settings, actor.contract.rate_hz)
