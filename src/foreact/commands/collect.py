@@ -2,161 +2,168 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
+import warnings
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from foreact.commands.collect_estimate import MARGIN, Estimate, check_disk, measure, size_text, time_text
+from foreact.commands.collect_plan import PLAY, Job, plan
+from foreact.commands.collect_recipe import (
+    RECIPE,
+    SUMMARY,
+    check_recipe,
+    locked,
+    make_recipe,
+    summarize_collection,
+    write_json,
+)
+from foreact.commands.collect_settings import CollectSettings
+from foreact.commands.collect_workers import CollectError, Workers
 from foreact.commands.hydra_config import compose
-from foreact.vla.errors import ConfigError, did_you_mean
 
-
-@dataclass(frozen=True)
-class Job:
-    """One episode to record."""
-
-    scene: str
-    task: str
-    index: int
-
-    @property
-    def name(self) -> str:
-        """The episode's name in the store."""
-        return f"{self.scene}-{self.task}-{self.index:06d}"
+FEW, FEW_FRAMES = 12, 1800
+"""So few episodes, with so few frames of play, are recorded without measuring first how long they take."""
 
 
 def main(argv: list[str]) -> None:
     """Run `foreact collect key=value ...`; see `configs/collect.yaml` for the keys."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from foreact.sim.rendering import pick_gl_backend
+
+    settings = CollectSettings.parse(compose("collect", argv))
+    jobs = plan(settings)
+    pick_gl_backend()
+    recipe = make_recipe(settings, argv)
+    if settings.dry_run:
+        check_recipe(settings, recipe, jobs)
+        _begin(settings, _left(settings, jobs), jobs)
+        return
 
     from foreact.datasets.recorder import Recorder
-    from foreact.sim.experts import LAWS
-    from foreact.sim.rendering import pick_gl_backend
-    from foreact.sim.scenes import get_scene
-
-    config = compose("collect", argv)
-    tasks = list(LAWS) if config["tasks"] == "all" else list(config["tasks"])
-    for task in tasks:
-        if task not in LAWS:
-            raise ConfigError(f"tasks: no scripted expert for {task!r}; {did_you_mean(task, LAWS)}")
-    for scene in config["scenes"]:
-        get_scene(scene)
-    if config["kind"] not in ("demonstrations", "video"):
-        raise ConfigError(f"kind={config['kind']!r}; known: demonstrations, video")
-    pick_gl_backend()
-
     from foreact.sim.embodiment import desk_contract
 
-    out = Path(config["out"])
-    recorder = Recorder(out, desk_contract())
-    jobs = [
-        Job(scene, task, index)
-        for index in range(config["episodes_per_task"])
-        for scene in config["scenes"]
-        for task in tasks
-    ]
-    todo = [job for job in jobs if not recorder.has(job.name)]
-    if len(todo) < len(jobs):
-        _refuse_another_recipe(config, {job.name for job in jobs})
-    print(f"{out}: {len(jobs) - len(todo)} of {len(jobs)} episodes are there, {len(todo)} to record")
-    outcomes: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    began = time.monotonic()
-    columns = (
-        TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[frames]:,} frames"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns) as progress:
-        bar = progress.add_task("", total=len(todo), frames=0)
-        for job, frames, rejected in _run(config, todo):
-            outcomes["frames"] += frames
-            outcomes["rejected"] += rejected
-            outcomes["recorded" if frames else "failed"] += 1
-            if not frames:
-                failed[f"{job.scene}/{job.task}"] += 1
-            progress.update(bar, advance=1, frames=outcomes["frames"])
-    seconds = time.monotonic() - began
-    print(
-        f"recorded {outcomes['recorded']} episodes, {outcomes['frames']:,} frames in {seconds:.0f} s; "
-        f"{outcomes['rejected']} start draws rejected; {outcomes['failed']} expert failures"
-        + (f" ({', '.join(f'{k}: {n}' for k, n in failed.items())})" if failed else "")
-    )
+    with locked(settings.out):
+        check_recipe(settings, recipe, jobs)
+        Recorder(settings.out, desk_contract(), settings.codec)  # makes or checks the store, and sweeps
+        todo = _left(settings, jobs)
+        write_json(settings.out, RECIPE, recipe)
+        if todo:
+            _begin(settings, todo, jobs)
+        _finish(settings, jobs, recipe["command"])
 
 
-def _refuse_another_recipe(config: dict[str, Any], names: set[str]) -> None:
-    """Episodes of another seed or kind must not pass for those that are asked for.
+def _left(settings: CollectSettings, jobs: list[Job]) -> list[Job]:
+    """The jobs whose episodes are not in the store.
 
     Raises:
-        ConfigError: If the store holds such an episode; it is named.
+        CollectError: If one of them is there but damaged.
     """
+    from foreact.datasets.layout import EPISODES, ROOT_FILE
     from foreact.datasets.store import Store
 
-    for info in Store.open(config["out"]).index:
-        if info.name not in names:
-            continue
-        kind = "demonstrations" if info.has_action else "video"
-        found, wanted = (kind, info.meta.get("seed")), (config["kind"], config["seed"])
-        if found != wanted:
-            raise ConfigError(
-                f"{config['out']} holds episode {info.name} with kind={found[0]} seed={found[1]}, asked for was "
-                f"kind={wanted[0]} seed={wanted[1]}; choose another folder: out=..."
-            )
+    if not (settings.out / ROOT_FILE).is_file():
+        return jobs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those that matter here are named below
+        store = Store.open(settings.out)
+    there = set(store.index.names)
+    left = [job for job in jobs if job.name not in there]
+    damaged = [job.name for job in left if f"{EPISODES}/{job.name}" in store.damaged]
+    if damaged:
+        raise CollectError(
+            f"{settings.out} holds damaged episodes: {', '.join(damaged[:20])}. `foreact data verify {settings.out}` "
+            f"tells more; remove their folders below {settings.out / EPISODES} and run this again to get them back."
+        )
+    return left
 
 
-def _run(config: dict[str, Any], jobs: list[Job]) -> Any:
-    """Yield (job, recorded frames, rejected draws) as episodes are finished."""
-    workers = min(config["workers"], len(jobs))
-    if workers <= 1:
-        _start(config)
-        yield from map(_record, jobs)
+def _begin(settings: CollectSettings, todo: list[Job], jobs: list[Job]) -> None:
+    """Say what comes, and do it unless this is a dry run."""
+    episodes = sum(job.task != PLAY for job in todo)
+    play = sum(job.length for job in todo)
+    spoken = sum(job.sentence for job in todo if job.task != PLAY)
+    print(f"{settings.out}: {len(jobs) - len(todo)} of {len(jobs)} episodes are there, {len(todo)} to record")
+    print(
+        f"  {episodes} demonstrations ({spoken} with a sentence), {len(todo) - episodes} sessions of play "
+        f"({play:,} frames)",
+        flush=True,
+    )
+    if not todo:
         return
-    # Spawned, not forked: a GL context must not be shared with a child.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_start, initargs=(config,)) as pool:
-        yield from pool.imap_unordered(_record, jobs)
+    count = min(settings.workers, len(todo))
+    with Workers(settings, count) as workers:
+        estimate = None
+        if settings.dry_run or play > FEW_FRAMES or len(todo) > FEW:
+            estimate = measure(workers, todo, count)
+            free = check_disk(settings.out, estimate.bytes, settings.force or settings.dry_run)
+            print(
+                f"  about {estimate.frames:,.0f} frames, {size_text(estimate.bytes)}, {time_text(estimate.seconds)} "
+                f"with {count} processes (measured on a few of them just now); {size_text(free)} are free"
+                f"{', which is not enough' if free < MARGIN * estimate.bytes else ''}",
+                flush=True,
+            )
+        if not settings.dry_run:
+            _record(workers, settings, todo, estimate)
 
 
-_worker: dict[str, Any] = {}
+def _record(workers: Workers, settings: CollectSettings, todo: list[Job], estimate: Estimate | None) -> None:
+    """Record everything, with a progress bar."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-
-def _start(config: dict[str, Any]) -> None:
-    os.environ.setdefault("LP_NUM_THREADS", "0")
-    from foreact.datasets.recorder import Recorder
-    from foreact.sim.demonstrate import DemonstrationSettings
-    from foreact.sim.embodiment import desk_contract
-
-    keys = DemonstrationSettings.__dataclass_fields__
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in keys}
-    _worker.update(
-        config=config,
-        envs={},
-        recorder=Recorder(Path(config["out"]), desk_contract()),
-        settings=DemonstrationSettings(**settings),
+    columns = (
+        TextColumn("recording"), BarColumn(), TextColumn("{task.fields[done]} of {task.fields[all]} episodes"),
+        TextColumn("{task.fields[frames]:,} frames"), TextColumn("{task.fields[rate]:.0f}/s"),
+        TextColumn("{task.fields[failed]} failures"), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    per_episode = (estimate.episode_frames if estimate else 0.0) or 1.0
+    weight = {job: job.length or per_episode for job in todo}
+    count: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    size = 0
+    began = time.monotonic()
+    with Progress(*columns) as progress:
+        fields = {"done": 0, "all": len(todo), "frames": 0, "rate": 0.0, "failed": 0}
+        bar = progress.add_task("", total=sum(weight.values()), **fields)
+        for outcome in workers.run(todo, settings.out):
+            count["episodes"] += outcome.frames > 0
+            count["frames"] += outcome.frames
+            size += outcome.bytes
+            if outcome.failed_attempts:
+                failed[f"{outcome.job.scene}/{outcome.job.task}"] += outcome.failed_attempts
+            rate = count["frames"] / (time.monotonic() - began)
+            progress.update(
+                bar,
+                advance=weight[outcome.job],
+                done=count["episodes"],
+                frames=count["frames"],
+                rate=rate,
+                failed=sum(failed.values()),
+            )
+    seconds = time.monotonic() - began
+    worst = ", ".join(f"{name}: {n}" for name, n in failed.most_common(8))
+    print(
+        f"recorded {count['episodes']} episodes, {count['frames']:,} frames, {size_text(size)} in {time_text(seconds)} "
+        f"({count['frames'] / seconds:.0f} frames/s); {sum(failed.values())} attempts of experts failed and were made "
+        f"anew{f' ({worst})' if worst else ''}"
     )
 
 
-def _record(job: Job) -> tuple[Job, int, int]:
-    from foreact.sim.demonstrate import demonstrate, episode_rng
-    from foreact.sim.env import DeskEnv
+def _finish(settings: CollectSettings, jobs: list[Job], command: str) -> None:
+    """Write the summary, and say how to get the same again.
 
-    config, envs = _worker["config"], _worker["envs"]
-    if job.scene not in envs:
-        envs[job.scene] = DeskEnv(job.scene)
-    rng = episode_rng(config["seed"], job.scene, job.task, job.index)
-    action_free = config["kind"] == "video"
-    episode = demonstrate(envs[job.scene], job.task, rng, _worker["settings"], action_free=action_free)
-    if episode is None:
-        return job, 0, 0
-    episode.meta.update(seed=config["seed"], index=job.index)
-    _worker["recorder"].write(episode, name=job.name)
-    return job, len(episode), int(episode.meta["rejected_draws"])
+    Raises:
+        CollectError: If an episode could not be recorded in any of its attempts.
+    """
+    summary = summarize_collection(settings.out, jobs)
+    write_json(settings.out, SUMMARY, summary)
+    print(
+        f"{settings.out}: {summary['episodes']} episodes ({summary['with_sentence']} with a sentence), "
+        f"{summary['frames']:,} frames of which {summary['play_frames']:,} are play, {size_text(summary['bytes'])}; "
+        f"{summary['failed_attempts']} failed attempts, {summary['rejected_draws']} start draws rejected; "
+        f"hash {summary['store_hash']}"
+    )
+    print(f"the same again: {command}")
+    if summary["missing"]:
+        raise CollectError(
+            f"{len(summary['missing'])} episodes could not be recorded, because the expert failed in every attempt: "
+            f"{', '.join(summary['missing'][:20])}. Allow more time (max_steps=...) or leave the task out (tasks=...)."
+        )
