@@ -17,6 +17,7 @@ from foreact.sim.scenes import (
     BLOCK_SPAWN_Z,
     BLOCKS,
     DESK_AREA_Y,
+    DOOR_WIDTH,
     DRAWER_TRAVEL,
     NICHE_AREA_Y,
     NICHE_SPAWN_Z,
@@ -37,6 +38,16 @@ PUSH_RUN_M = 0.125
 """A push needs this much free way along x: 0.10 and the steps in which the arm comes to rest."""
 DRAWER_OPEN_M = 0.18
 """From here on the drawer counts as open for putting in and taking out."""
+ROOM_BESIDE_M, ROOM_EDGE_M = 0.085, 0.045
+"""A free place in the niche is so far along x from the middle of another block, and from the ends of the open half."""
+BESIDE_DOOR_M = 0.03
+"""The middle of a block that is to be taken from the niche is so far from door and wall; none is half hidden."""
+HANDLE_FRONT_Y, HANDLE_HALF_WIDTH_M, HANDLE_CLEARANCE_M = -0.034, 0.02, 0.02
+"""The door's handle reaches so far over the desk, 0.506 m high: above one block (0.48), not above two (0.52)."""
+
+
+DOOR_FRONT_Y = 0.0
+"""Nothing that stands on the desk further to the front touches the sliding door (its lower edge is at 0.0027)."""
 
 
 def block_slot(scene: SceneSpec, block: str) -> slice:
@@ -77,9 +88,12 @@ def place_of(scene_obs: Array, scene: SceneSpec, block: str) -> str:
 
 
 def in_the_air(scene_obs: Array, scene: SceneSpec) -> str | None:
-    """The block that is held, or None. A block on the floor is not held."""
+    """The block that is held, or None. A block on the floor is not held, nor one that stands on end."""
     for block in BLOCKS:
-        if block_pose(scene_obs, scene, block)[2] > 0.2 and place_of(scene_obs, scene, block) == "air":
+        _, y, z = block_pose(scene_obs, scene, block)[:3]
+        support_z = DESK_Z - HALF_HEIGHT_M if y > -0.18 else DRAWER_Z - HALF_HEIGHT_M
+        on_end = max(scene.block_sizes[block]) / 2
+        if z > support_z + on_end + LEVEL_M and place_of(scene_obs, scene, block) == "air":
             return block
     return None
 
@@ -158,16 +172,32 @@ def can_be_lifted(scene_obs: Array, scene: SceneSpec, block: str, support: str) 
     if support == "desk":
         return graspable_on_desk(scene_obs, scene, block)
     if support == "plank":
-        return place.startswith("niche") and place == open_half(scene_obs, scene)
+        low, high = open_gap(scene_obs, scene)
+        x = float(block_pose(scene_obs, scene, block)[0])
+        beside_door = low + BESIDE_DOOR_M < x < high - BESIDE_DOOR_M
+        return place.startswith("niche") and place == open_half(scene_obs, scene) and beside_door
     return place == "drawer" and scene_obs[DRAWER] > DRAWER_OPEN_M
 
 
 def has_room(scene_obs: Array, scene: SceneSpec, support: str) -> bool:
-    """Whether a block can be put onto the plank (its open half is empty) or into the drawer (it is open)."""
+    """Whether a block can be put onto the plank (beside a block that may be in its open half) or into the drawer."""
     if support == "drawer":
         return bool(scene_obs[DRAWER] > DRAWER_OPEN_M)
     half = open_half(scene_obs, scene)
-    return half is not None and all(place_of(scene_obs, scene, block) != half for block in BLOCKS)
+    if half is None:
+        return False
+    low, high = open_gap(scene_obs, scene)
+    taken = [block_pose(scene_obs, scene, b)[0] for b in BLOCKS if place_of(scene_obs, scene, b) == half]
+    places = np.arange(low + ROOM_EDGE_M, high - ROOM_EDGE_M, 0.01)
+    return any(all(abs(x - other) > ROOM_BESIDE_M for other in taken) for x in places)
+
+
+def open_gap(scene_obs: Array, scene: SceneSpec) -> tuple[float, float]:
+    """From where to where in x the door leaves the niche open; the wider of the two gaps [m]."""
+    left, right = scene.niche_x
+    door = float(np.clip(scene.door_x - scene_obs[SLIDE], left, right))
+    door_end = float(np.clip(scene.door_x - scene_obs[SLIDE] + DOOR_WIDTH, left, right))
+    return max((left, door), (door_end, right), key=lambda gap: gap[1] - gap[0])
 
 
 def has_stacking_base(scene_obs: Array, scene: SceneSpec) -> bool:
@@ -199,6 +229,8 @@ def put_on(scene_obs: Array, scene: SceneSpec, block: str, support: str, rng: np
             scene_obs[SLIDE] = scene.door_travel * rng.integers(0, 2)
         _clear(scene_obs, scene, open_half(scene_obs, scene), rng, keep=block)
         area = scene.niche_left_x if open_half(scene_obs, scene) == "niche_left" else scene.niche_right_x
+        low, high = open_gap(scene_obs, scene)
+        area = max(area[0], low + BESIDE_DOOR_M), min(area[1], high - BESIDE_DOOR_M)
         _put(scene_obs, scene, block, rng, area, NICHE_AREA_Y, NICHE_Z, GRASP_CLEARANCE_M)
     else:
         scene_obs[DRAWER] = DRAWER_TRAVEL
@@ -208,14 +240,17 @@ def put_on(scene_obs: Array, scene: SceneSpec, block: str, support: str, rng: np
 
 
 def make_room(scene_obs: Array, scene: SceneSpec, support: str, rng: np.random.Generator) -> None:
-    """Open the drawer, or leave one half of the niche open and empty."""
+    """Open the drawer, or one half of the niche, and clear it if it is too full."""
+    if has_room(scene_obs, scene, support):
+        return
     if support == "drawer":
         if scene_obs[DRAWER] <= DRAWER_OPEN_M:
             scene_obs[DRAWER] = DRAWER_TRAVEL
         return
     if open_half(scene_obs, scene) is None:
         scene_obs[SLIDE] = scene.door_travel * rng.integers(0, 2)
-    _clear(scene_obs, scene, open_half(scene_obs, scene), rng)
+    if not has_room(scene_obs, scene, support):
+        _clear(scene_obs, scene, open_half(scene_obs, scene), rng)
 
 
 def make_stacking_base(scene_obs: Array, scene: SceneSpec, rng: np.random.Generator) -> None:
@@ -227,12 +262,23 @@ def make_stacking_base(scene_obs: Array, scene: SceneSpec, rng: np.random.Genera
 def stack_two(scene_obs: Array, scene: SceneSpec, rng: np.random.Generator) -> None:
     """Put one block onto another on the desk."""
     lower, upper = (BLOCKS[int(i)] for i in rng.permutation(len(BLOCKS))[:2])
-    put_on_desk(scene_obs, scene, lower, rng)
+    for _ in range(MAX_TRIES):
+        put_on_desk(scene_obs, scene, lower, rng)
+        if _clear_of_handle(scene_obs, scene, lower, radius(scene, upper)):
+            break
     pose = block_pose(scene_obs, scene, upper)
     pose[:] = block_pose(scene_obs, scene, lower)
     pose[:2] += rng.uniform(-0.008, 0.008, 2)
     pose[2] += 2 * HALF_HEIGHT_M
     pose[5] += rng.uniform(-0.3, 0.3)
+
+
+def _clear_of_handle(scene_obs: Array, scene: SceneSpec, block: str, radius_above: float) -> bool:
+    """Whether a second block of that radius on top of this one stays away from the door's handle."""
+    x, y = block_pose(scene_obs, scene, block)[:2]
+    handle_x = scene.door_x + DOOR_WIDTH / 2 - scene_obs[SLIDE]
+    beside = abs(x - handle_x) - HANDLE_HALF_WIDTH_M - radius_above
+    return bool(beside > HANDLE_CLEARANCE_M or y + radius_above < HANDLE_FRONT_Y - HANDLE_CLEARANCE_M)
 
 
 def put_before_drawer(scene_obs: Array, scene: SceneSpec, rng: np.random.Generator) -> None:
@@ -265,6 +311,16 @@ def _put(
     for _ in range(MAX_TRIES):
         pose[:] = rng.uniform(*x_range), rng.uniform(*y_range), z, 0.0, 0.0, rng.uniform(-math.pi, math.pi)
         if gap_to_others(scene_obs, scene, block) > clearance_m and (
-            z != DESK_Z or math.hypot(*(pose[:2] - scene.button_xy)) > radius(scene, block) + 0.05
+            z != DESK_Z
+            or (
+                math.hypot(*(pose[:2] - scene.button_xy)) > radius(scene, block) + 0.05
+                and pose[1] + _half_depth(scene, block, pose[5]) < DOOR_FRONT_Y
+            )
         ):
             return
+
+
+def _half_depth(scene: SceneSpec, block: str, yaw: float) -> float:
+    """Half of the block's extent along y [m]."""
+    x, y, _ = scene.block_sizes[block]
+    return abs(math.sin(yaw)) * x / 2 + abs(math.cos(yaw)) * y / 2

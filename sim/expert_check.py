@@ -13,6 +13,9 @@ from foreact.sim.experts import Expert
 from foreact.sim.starts import draw_start
 from foreact.vla.intervals import wilson
 
+MAX_STEPS = 360
+"""Control steps after which an expert has failed, as in CALVIN's evaluation."""
+
 
 @dataclass
 class ExpertResult:
@@ -49,7 +52,7 @@ def check_expert(
     starts: int,
     *,
     seed: int = 0,
-    max_steps: int = 180,
+    max_steps: int = MAX_STEPS,
     tick: Callable[[], None] = lambda: None,
 ) -> ExpertResult:
     """Let the expert of `task` try from `starts` random starts; `tick` is called after each."""

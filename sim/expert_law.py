@@ -8,11 +8,12 @@ finds its way back, and a policy can imitate it from a short history. It may rem
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from foreact.sim.rotations import euler_xyz_to_matrix
 from foreact.sim.scenes import SceneSpec
 
 DOWN = np.array([math.pi, 0.0, math.pi / 2])
@@ -111,3 +112,112 @@ def over(tcp: np.ndarray, goal: np.ndarray, radius: float, travel_z: float) -> n
     if tcp[2] < travel_z - 0.03 and away > 2 * radius:
         return point(tcp[0], tcp[1], travel_z + 0.02)
     return point(goal[0], goal[1], travel_z)
+
+
+Goal = Callable[[Measured], Waypoint]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One leg of a way: where to go, and when that is done."""
+
+    goal: Goal
+    near_m: float = 0.02
+    near_rad: float = 0.15
+    until: Callable[[Measured], bool] | None = None
+    """Where given, this decides instead of the distance."""
+    patience: int = 70
+    """Steps after which the way counts as blocked."""
+
+    def done(self, now: Measured, goal: Waypoint) -> bool:
+        """Whether the next stage can begin."""
+        if self.until is not None:
+            return self.until(now)
+        turn = (goal.euler - now.euler + math.pi) % (2 * math.pi) - math.pi
+        return math.dist(now.tcp, goal.pos) < self.near_m and float(np.abs(turn).max()) < self.near_rad
+
+
+STALL_STEPS, STALL_M, STALL_RAD = 8, 0.0015, 0.01
+"""A stage that came no closer than this in so many steps is blocked: the target pose must not run away."""
+
+
+class Way:
+    """Stages one after the other."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._stages = tuple(stages)
+        self._at = 0
+        self._waited = 0
+        self._since = 0
+        self._best_m = self._best_rad = math.inf
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the present stage has taken longer than it may, or does not get on."""
+        if self._at >= len(self._stages):
+            return False
+        return self._waited > self._stages[self._at].patience or self._since > STALL_STEPS
+
+    @property
+    def position(self) -> int:
+        """Index of the present stage; the number of stages at the end."""
+        return self._at
+
+    def follow(self, now: Measured) -> Waypoint | None:
+        """The waypoint of the first stage that is not done yet; None at the end."""
+        while self._at < len(self._stages):
+            stage = self._stages[self._at]
+            goal = stage.goal(now)
+            if not stage.done(now, goal):
+                self._waited += 1
+                self._watch(now, goal, stage)
+                return goal
+            self._at += 1
+            self._waited = self._since = 0
+            self._best_m = self._best_rad = math.inf
+        return None
+
+    def _watch(self, now: Measured, goal: Waypoint, stage: Stage) -> None:
+        if stage.until is not None:
+            return
+        turn = (goal.euler - now.euler + math.pi) % (2 * math.pi) - math.pi
+        left_m, left_rad = math.dist(now.tcp, goal.pos), float(np.abs(turn).max())
+        if left_m < self._best_m - STALL_M or left_rad < self._best_rad - STALL_RAD:
+            self._best_m, self._best_rad = min(left_m, self._best_m), min(left_rad, self._best_rad)
+            self._since = 0
+        else:
+            self._since += 1
+
+
+FRONT_Y = -0.10
+"""In front of this line the hand passes door handle and lever [m]."""
+FREE_Z = 0.57
+"""TCP height at which a held block passes over two blocks on each other (top 0.52) [m]."""
+
+
+def fingers(euler: np.ndarray) -> np.ndarray:
+    """Unit vector (3,) along the fingers of a TCP with these Euler angles."""
+    return euler_xyz_to_matrix(euler)[:, 2]
+
+
+def to(pos: np.ndarray, euler: np.ndarray, gripper: float) -> Goal:
+    """A goal that stays where it is."""
+    return lambda now: Waypoint(pos, euler, gripper)
+
+
+def way_out(now: Measured, gripper: float, height: float = FREE_Z, back_m: float = 0.08) -> list[Stage]:
+    """Leave what the hand may be in: back along the fingers, out of the cabinet, and up."""
+    stages: list[Stage] = []
+    at = now.tcp
+    behind = at[1] > 0.02 + 0.577 * (at[2] - 0.44) - 0.12
+    if at[2] < height - 0.05 or behind:
+        # Under the cabinet's ceiling there is little room above the hand.
+        at = at - min(back_m, 0.035 if at[1] > 0.04 and at[2] < 0.55 else back_m) * fingers(now.euler)
+        stages.append(Stage(to(at, now.euler, gripper), near_rad=math.pi, patience=30))
+    if behind:
+        at = point(at[0], min(at[1], FRONT_Y), at[2])
+        stages.append(Stage(to(at, now.euler, gripper), near_m=0.03, near_rad=math.pi, patience=40))
+    if at[2] < height - 0.02:
+        at = point(at[0], at[1], height)
+        stages.append(Stage(to(at, now.euler, gripper), near_m=0.03, near_rad=math.pi, patience=40))
+    return stages

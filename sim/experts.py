@@ -9,13 +9,18 @@ import numpy as np
 
 from foreact.sim.expert_law import PLAIN, Law, MakeLaw, Measured, Style
 from foreact.sim.experts_fixtures import FIXTURE_LAWS
+from foreact.sim.experts_lift import LIFT_LAWS
+from foreact.sim.experts_place import PLACE_LAWS
+from foreact.sim.experts_push import PUSH_LAWS
+from foreact.sim.experts_push_in import PUSH_IN_LAWS
+from foreact.sim.experts_rotate import ROTATE_LAWS
 from foreact.sim.scenes import SceneSpec
 from foreact.vla.errors import ConfigError, did_you_mean
 
 POSITION_UNIT_M, ROTATION_UNIT_RAD = 0.02, 0.05
 """What an action component of 1.0 stands for (CALVIN, mees/calvin_env)."""
 
-LAWS: Mapping[str, MakeLaw] = {**FIXTURE_LAWS}
+LAWS: Mapping[str, MakeLaw] = {**FIXTURE_LAWS, **PUSH_LAWS, **PUSH_IN_LAWS, **ROTATE_LAWS, **LIFT_LAWS, **PLACE_LAWS}
 """Task name -> law."""
 
 
@@ -49,6 +54,11 @@ class Expert:
         self.speed = speed
         self.gain = gain
         self.style = style
+
+    @property
+    def law(self) -> Law | None:
+        """The law of the present attempt; None before the first `act`."""
+        return self._law
 
     def reset(self) -> None:
         """Begin anew: the next measurement is the first one."""

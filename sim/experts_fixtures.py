@@ -1,4 +1,4 @@
-"""The experts of door, drawer, button and lever: feedback laws that need no memory."""
+"""The experts of door, drawer, button and lever: feedback laws that remember at most where the hand began."""
 
 from __future__ import annotations
 
@@ -119,22 +119,61 @@ def switch_down(scene: SceneSpec, now: Measured) -> Waypoint:
     return Waypoint(above + 0.08 * _OUT, euler)
 
 
-def _forgetful(law: Callable[[SceneSpec, Measured], Waypoint]) -> MakeLaw:
+CLEAR_M = 0.13
+"""So far in front of the cabinet's sloped face nothing sticks out that the hand could hang on [m]."""
+
+
+def _in_front(tcp: np.ndarray) -> float:
+    """How far the TCP (3,) is in front of the cabinet's sloped face [m]."""
+    return float((tcp - point(tcp[0], 0.02, 0.44)) @ _OUT)
+
+
+def _from_anywhere(law: Callable[[SceneSpec, Measured], Waypoint]) -> MakeLaw:
+    """First leave lever, handle or niche, where an earlier task may have left the hand, straight away from the face."""
+
     def make(scene: SceneSpec, first: Measured, style: Style) -> Law:
-        del first, style
-        return lambda now: law(scene, now)
+        del style
+        leaving = _in_front(first.tcp) < CLEAR_M
+
+        def act(now: Measured) -> Waypoint:
+            nonlocal leaving
+            leaving = leaving and _in_front(now.tcp) < CLEAR_M
+            if leaving:
+                return Waypoint(now.tcp + 0.06 * _OUT, now.euler, now.command)
+            return law(scene, now)
+
+        return act
 
     return make
 
 
+RELEASED_Z = 0.52
+"""From here on the fingertips are off the button [m]."""
+
+
+def _press_again(scene: SceneSpec, first: Measured, style: Style) -> Law:
+    """A button that may be held down is let go first: only the next press counts."""
+    press = _from_anywhere(press_button)(scene, first, style)
+    pressed = first.tcp[2] < RELEASED_Z and math.hypot(*(first.tcp[:2] - scene.button_xy)) < 0.06
+
+    def act(now: Measured) -> Waypoint:
+        nonlocal pressed
+        pressed = pressed and now.tcp[2] < RELEASED_Z
+        if pressed:
+            return Waypoint(point(now.tcp[0], now.tcp[1], TRAVEL_Z + 0.02), DOWN)
+        return press(now)
+
+    return act
+
+
 FIXTURE_LAWS: Mapping[str, MakeLaw] = {
-    "move_slider_left": _forgetful(move_slider_left),
-    "move_slider_right": _forgetful(move_slider_right),
-    "open_drawer": _forgetful(open_drawer),
-    "close_drawer": _forgetful(close_drawer),
-    "turn_on_lightbulb": _forgetful(switch_up),
-    "turn_off_lightbulb": _forgetful(switch_down),
-    "turn_on_led": _forgetful(press_button),
-    "turn_off_led": _forgetful(press_button),
+    "move_slider_left": _from_anywhere(move_slider_left),
+    "move_slider_right": _from_anywhere(move_slider_right),
+    "open_drawer": _from_anywhere(open_drawer),
+    "close_drawer": _from_anywhere(close_drawer),
+    "turn_on_lightbulb": _from_anywhere(switch_up),
+    "turn_off_lightbulb": _from_anywhere(switch_down),
+    "turn_on_led": _press_again,
+    "turn_off_led": _press_again,
 }
 """Task name -> law."""

@@ -7,7 +7,7 @@ import pytest
 
 from foreact.sim.demonstrate import STEADY, DemonstrationSettings, demonstrate, episode_rng
 from foreact.sim.env import DeskEnv
-from foreact.sim.experts import LAWS, Expert
+from foreact.sim.experts import Expert
 from foreact.sim.language import TRAINING, VALIDATION
 from foreact.sim.starts import NoStart, Start, draw_start, plan_starts
 from foreact.sim.tasks import FIXTURE_TASKS, feasible
@@ -17,7 +17,7 @@ from foreact.vla.errors import ConfigError
 @pytest.mark.parametrize("scene", "ABCD")
 def test_each_expert_succeeds_with_and_without_slips(scene: str):
     env = DeskEnv(scene, render=False)
-    for task in LAWS:
+    for task in FIXTURE_TASKS:
         for settings in (STEADY, DemonstrationSettings()):
             episode = demonstrate(env, task, episode_rng(1, scene, task, 0), settings)
             assert episode is not None, (scene, task)
@@ -41,9 +41,9 @@ def test_slips_change_what_is_executed_and_not_the_label():
     assert episode is not None and episode.action is not None and episode.state is not None
     executed = episode.extras["action_executed"]
     assert not np.allclose(executed, episode.action)
+    expert = Expert("turn_on_led", env.scene, speed=1.0)
     relabelled = [
-        Expert("turn_on_led", env.scene, speed=1.0).act(s, o)
-        for s, o in zip(episode.state.astype(np.float64), episode.extras["scene_obs"], strict=True)
+        expert.act(s, o) for s, o in zip(episode.state.astype(np.float64), episode.extras["scene_obs"], strict=True)
     ]
     # The speed of the episode scales the label; its direction is the expert's own.
     cosine = [
