@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -76,14 +76,3 @@ def check_expert(
         result.other_tasks += any(name != task for name in info["tasks_happened"])
         tick()
     return result
-
-
-def check_experts(
-    scene: str, tasks: Sequence[str], starts: int, *, seed: int = 0, tick: Callable[[], None] = lambda: None
-) -> list[ExpertResult]:
-    """`check_expert` for several tasks of one scene, without rendering."""
-    env = DeskEnv(scene, render=False)
-    try:
-        return [check_expert(env, task, starts, seed=seed, tick=tick) for task in tasks]
-    finally:
-        env.close()

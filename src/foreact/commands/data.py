@@ -1,4 +1,4 @@
-"""`foreact data`: look at, check and pack trajectory stores."""
+"""`foreact data`: look at, check, convert and pack trajectory stores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Look at, check and pack trajectory stores.",
+    help="Look at, check, convert and pack trajectory stores.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -25,6 +25,14 @@ app.add_typer(selftest, name="selftest")
 
 StorePath = Annotated[Path, typer.Argument(help="Folder of the store.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def _list_formats(wanted: bool) -> None:
+    if wanted:
+        from foreact.commands.data_convert import list_formats
+
+        list_formats()
+        raise typer.Exit
 
 
 @app.command()
@@ -85,6 +93,34 @@ def pack(
         print(f"removed {report.cleaned} leftovers of a run that was killed")
     for name in report.skipped:
         print(f"{name}: keeps its folder; one of its files is too large for a pack")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="What to convert: a store, or a dataset of any format in the list.")],
+    target: Annotated[Path, typer.Argument(help="What to write; an interrupted run of the same conversion goes on.")],
+    to: Annotated[str, typer.Option("--to", help="Format to write; default: by the ending, else a store.")] = "",
+    from_format: Annotated[str, typer.Option("--format", help="Format to read; default: by its files.")] = "",
+    contract: Annotated[Path | None, typer.Option(help="Contract that names units and frames of the source.")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Only the first so many.", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Processes, when a store is written.", min=0)] = 0,
+    codec: Annotated[str, typer.Option(help="Image codec or preset of the store.")] = "",
+    options: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: an option of the format.")] = None,
+    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Leave out what is damaged.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    formats: Annotated[
+        bool,
+        typer.Option("--formats", help="List formats and their options.", is_eager=True, callback=_list_formats),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a dataset to a trajectory store, or a store to another format. docs/formats.md says what maps to what."""
+    from foreact.commands.data_convert import run
+
+    run(
+        source, target, to=to, from_format=from_format, contract=contract, episodes=episodes, workers=workers,
+        codec=codec, options=options or [], skip_damaged=skip_damaged, dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()

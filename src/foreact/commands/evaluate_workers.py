@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EXPERT = "expert"
 """The actor's name for the simulator's own scripted policies."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class About:
     """What a worker tells about its actor before the first rollout."""

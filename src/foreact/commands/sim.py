@@ -73,37 +73,28 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 @app.command()
 def experts(
     scene: Annotated[str, typer.Option(help="A, B, C, D or all.")] = "D",
+    tasks: Annotated[str, typer.Option(help="all, fixtures, blocks, or names joined by commas.")] = "all",
     starts: Annotated[int, typer.Option(help="Random starts per task.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Start i is drawn from (seed, i).", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
     at_least: Annotated[float, typer.Option(help="Exit with 1 if an expert succeeds less often.")] = 0.97,
+    out: Annotated[str, typer.Option(help="File for the numbers, as JSON.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Let every scripted expert try its task from random starts (no pictures): is the benchmark feasible?"""
-    from rich.progress import Progress
+    from foreact.commands.sim_experts import check
 
-    from foreact.sim.expert_check import check_experts
-    from foreact.sim.experts import LAWS
-    from foreact.sim.scenes import SCENES, get_scene
-
-    scenes = list(SCENES) if scene == "all" else [get_scene(scene).name]
-    results = []
-    with Progress(disable=as_json) as progress:
-        bar = progress.add_task("trying", total=starts * len(LAWS) * len(scenes))
-        for name in scenes:
-            results += check_experts(name, list(LAWS), starts, seed=seed, tick=lambda: progress.advance(bar))
-    rows = [result.summary() for result in results]
-    if as_json:
-        print(json.dumps({"seed": seed, "experts": rows}, indent=2))
-    else:
-        for row in rows:
-            rate, low, high = (f"{100 * value:.1f}" for value in (row["success_rate"], *row["ci95"]))
-            failed = f", failed from starts {row['failed_starts']}" if row["failed_starts"] else ""
-            print(
-                f"{row['scene']} {row['task']:20} {row['successes']}/{row['n']} ({rate} %, 95% interval {low}-{high}), "
-                f"{row['steps_median'] or 0:.0f} steps (at most {row['steps_max']}), largest action "
-                f"{row['largest_action']:.2f}, {row['rejected_draws']} draws rejected{failed}"
-            )
-    if min(row["success_rate"] for row in rows) < at_least:
+    enough = check(
+        scenes=scene,
+        tasks=tasks,
+        starts=starts,
+        seed=seed,
+        workers=workers,
+        at_least=at_least,
+        out=out,
+        as_json=as_json,
+    )
+    if not enough:
         raise typer.Exit(1)
 
 
