@@ -41,6 +41,8 @@ HELD_WITHIN_M = 0.05
 """A held block's middle is no further from the TCP (taken at the end of a long side)."""
 SHOVED_M, SHOVED_RAD = 0.02, 0.35
 """A block that moved so much since the grasp was chosen is looked at again."""
+AWKWARD_RAD, MAX_PULLS = 0.9, 2
+"""With a hand tilted further the arm is near its joint limits: rather pull the block closer, at most so often."""
 LOST_Z = 0.3
 """A block below this has fallen to the floor; the arm waits in its neutral pose [m]."""
 SETTLED_M = 0.0004
@@ -103,6 +105,7 @@ class Take:
         self._seen: Block | None = None
         self._way: Way | None = None
         self._closing = 0
+        self._pulls = 0
 
     def __call__(self, now: Measured) -> Waypoint:
         if now.blocks[self._name].pos[2] < LOST_Z:
@@ -146,12 +149,16 @@ class Take:
         name = self._name
         self._seen = now.blocks[name]
         grasp = choose_grasp(reach, now, name, self._style, frozenset(self._failed))
+        if grasp is None or (grasp.tilt > AWKWARD_RAD and self._pulls < MAX_PULLS):
+            pull = choose_pull(reach, now, name)
+            if grasp is None or pull is not None:
+                self._failed.clear()
+                self._grasp = None
+                self._pulls += 1
+                yaw, tilt = pull or (math.pi / 2, 0.5)
+                self._way = Way(pull_stages(now, name, yaw, tilt))
+                return
         self._grasp = grasp
-        if grasp is None:
-            self._failed.clear()
-            yaw, tilt = choose_pull(reach, now, name) or (math.pi / 2, 0.5)
-            self._way = Way(pull_stages(now, name, yaw, tilt))
-            return
         height = FREE_Z + self._style.travel_m
         _, euler = grasp_pose(now.blocks[name], grasp)
 

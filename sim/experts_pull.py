@@ -32,9 +32,11 @@ TIP_M = 0.0144
 """The fingertips are so far beyond the TCP."""
 PRESS_M = 0.008
 """How far below the block's top the tips are sent; the arm's persistent target makes the force grow."""
+BACK_Y = 0.135
+"""Further back the niche's rear wall is in the way of the tips."""
 PRESS_STEPS = 8
 """Steps for which the force grows before the pull: pressed with less than about 50 N a block tips over its edge."""
-BEHIND_M = 0.009
+BEHIND_M = 0.012
 """The tips press so far behind the middle: in front of it the block would tip over."""
 YAWS = tuple(math.radians(deg) for deg in (90, 70, 110, 50, 130, 30, 150))
 
@@ -53,9 +55,11 @@ def top_pose(block: Block, yaw: float, tilt: float, above_m: float) -> tuple[Arr
     """TCP pose with the fingertips `above_m` over the middle of the block's top."""
     euler = hand_euler(yaw, tilt)
     top = block.pos + point(0.0, 0.0, stance(block).height / 2 + above_m)
-    # The lowest part of the tips is the edge of a blade 0.0185 thick.
+    # The lowest part of a tilted tip is the near edge of a blade 0.0185 thick.
     lowest = TIP_M * math.cos(tilt) + 0.0093 * math.sin(tilt)
-    return point(top[0], top[1] + BEHIND_M - TIP_M * math.sin(tilt) * math.sin(yaw), top[2] + lowest), euler
+    ahead = TIP_M * math.sin(tilt) - (0.0093 * math.cos(tilt) if tilt > 0.1 else 0.0)
+    behind = BEHIND_M if top[1] < 0.0 else min(BEHIND_M, max(0.0, BACK_Y - top[1]))
+    return point(top[0], top[1] + behind - ahead * math.sin(yaw), top[2] + lowest), euler
 
 
 def choose_pull(reach: Reach, now: Measured, name: str) -> tuple[float, float] | None:
@@ -90,10 +94,6 @@ def pull_stages(now: Measured, name: str, yaw: float, tilt: float) -> list[Stage
         x, y, z = at.pos
         return Waypoint(point(x, min(y, FRONT_Y), max(z, FREE_Z)), at.euler, CLOSE)
 
-    def press(seen: Measured) -> Waypoint:
-        pos, euler = top_pose(seen.blocks[name], yaw, tilt, -PRESS_M)
-        return Waypoint(pos, euler, CLOSE)
-
     def drag(seen: Measured) -> Waypoint:
         way = goal - seen.blocks[name].pos[:2]
         way *= min(1.0, 0.02 / max(float(np.linalg.norm(way)), 1e-6))
@@ -110,10 +110,24 @@ def pull_stages(now: Measured, name: str, yaw: float, tilt: float) -> list[Stage
         *way_out(now, CLOSE),
         Stage(entry, near_m=0.03, near_rad=0.2, patience=120),
         Stage(before, near_m=0.012, near_rad=0.08),
-        Stage(press, until=pressed, patience=40),
+        Stage(_Press(name, yaw, tilt), until=pressed, patience=40),
         Stage(drag, until=dragged, patience=60),
         Stage(_Up(), near_m=0.02, near_rad=math.pi, patience=30),
     ]
+
+
+class _Press:
+    """Down onto where the block's top was at first: aimed at the block itself, the tips would push it before them."""
+
+    def __init__(self, name: str, yaw: float, tilt: float) -> None:
+        self._name, self._yaw, self._tilt = name, yaw, tilt
+        self._goal: Waypoint | None = None
+
+    def __call__(self, now: Measured) -> Waypoint:
+        if self._goal is None:
+            pos, euler = top_pose(now.blocks[self._name], self._yaw, self._tilt, -PRESS_M)
+            self._goal = Waypoint(pos, euler, CLOSE)
+        return self._goal
 
 
 class _Pressed:
