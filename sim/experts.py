@@ -13,6 +13,7 @@ from foreact.sim.experts_lift import LIFT_LAWS
 from foreact.sim.experts_place import PLACE_LAWS
 from foreact.sim.experts_push import PUSH_LAWS
 from foreact.sim.experts_push_in import PUSH_IN_LAWS
+from foreact.sim.experts_release import first_let_go
 from foreact.sim.experts_rotate import ROTATE_LAWS
 from foreact.sim.scenes import SceneSpec
 from foreact.vla.errors import ConfigError, did_you_mean
@@ -20,7 +21,11 @@ from foreact.vla.errors import ConfigError, did_you_mean
 POSITION_UNIT_M, ROTATION_UNIT_RAD = 0.02, 0.05
 """What an action component of 1.0 stands for (CALVIN, mees/calvin_env)."""
 
-LAWS: Mapping[str, MakeLaw] = {**FIXTURE_LAWS, **PUSH_LAWS, **PUSH_IN_LAWS, **ROTATE_LAWS, **LIFT_LAWS, **PLACE_LAWS}
+LAWS: Mapping[str, MakeLaw] = {
+    **{task: first_let_go(law) for task, law in {**FIXTURE_LAWS, **PUSH_LAWS, **PUSH_IN_LAWS}.items()},
+    **{task: first_let_go(law, only_from_the_air=True) for task, law in {**ROTATE_LAWS, **LIFT_LAWS}.items()},
+    **PLACE_LAWS,
+}
 """Task name -> law."""
 
 

@@ -63,6 +63,14 @@ def has_room(reach: Reach, ready: np.ndarray, euler: np.ndarray, name: str) -> b
     return joints is not None and not reach.touched(joints, 0.0)
 
 
+STEP_M = 0.025
+"""How far ahead of the hand the waypoint is while it pushes: 0.22 m/s."""
+LAST_STEP_M, LAST_FROM_M = 0.05, 0.065
+RECOIL_AT_M, RECOIL_STEPS, RECOIL_M = 0.086, 4, 0.07
+"""Near the end the block gets a shove and slides on by itself, so that nothing touches it when the push is done: the
+next task may be one, like pushing it into the drawer, that does not count if the hand was on the block."""
+
+
 class PushAlongX:
     """Closed fingers beside the block, then along x, following its middle.
 
@@ -73,12 +81,17 @@ class PushAlongX:
     def __init__(self, name: str, sign: float, scene: SceneSpec, first: Measured, style: Style = PLAIN) -> None:
         self._name, self._sign, self._scene, self._style = name, sign, scene, style
         self._start_x = first.blocks[name].pos[0]
+        self._recoil = RECOIL_STEPS
         self._look(first)
 
     def __call__(self, now: Measured) -> Waypoint:
         block, sign = now.blocks[self._name], self._sign
         if sign * (block.pos[0] - self._start_x) > ENOUGH_M:
             return Waypoint(now.tcp, now.euler)
+        moved = sign * (block.pos[0] - self._start_x)
+        if moved > RECOIL_AT_M and self._recoil and self._way is not None:
+            self._recoil -= 1
+            return Waypoint(now.tcp - point(sign * RECOIL_M, 0.0, 0.0), now.euler)
         if np.linalg.norm(block.pos - self._seen.pos) > 0.03 and now.tcp[2] > 0.5:
             self._look(now)
         if self._way is None:
@@ -87,7 +100,8 @@ class PushAlongX:
         behind = sign * (block.pos[0] - now.tcp[0]) - extent(block, 0.0)
         aside = now.tcp[1] - ready[1]
         if now.tcp[2] < ready[2] + 0.02 and 0.002 < behind < 0.06 and abs(aside) < 0.018:
-            return Waypoint(point(now.tcp[0] + sign * 0.025, now.tcp[1] - 0.5 * aside, ready[2]), euler)
+            step = LAST_STEP_M if self._recoil and moved > LAST_FROM_M else STEP_M
+            return Waypoint(point(now.tcp[0] + sign * step, now.tcp[1] - 0.5 * aside, ready[2]), euler)
         goal = along(now.tcp, ready, fingers(euler), 0.01, BACK_M + self._style.travel_m)
         return Waypoint(goal, turned_to(now, euler))
 
