@@ -13,6 +13,8 @@ from foreact.vla.errors import ForeActError, did_you_mean
 
 BACKENDS = ("egl", "osmesa")
 _KNOWN = ("egl", "osmesa", "glfw")
+_WORKS = "FOREACT_GL_WORKS"
+"""Tells this process and its children which backend was found to work, so that it is tried only once."""
 _PROBE = """
 import mujoco
 context = mujoco.GLContext(16, 16)
@@ -31,24 +33,29 @@ class NoGlBackend(ForeActError):
 def pick_gl_backend(timeout_s: float = 60.0) -> str:
     """The name of a drawing backend that works, also set as MUJOCO_GL for this process and its children.
 
-    A MUJOCO_GL that is already set is trusted. Otherwise egl and osmesa are tried in this order, each in a
-    child process because a broken driver can crash.
+    The one that MUJOCO_GL names is tried, or else egl and osmesa in this order; each once, and in a child process
+    because a broken driver can crash.
 
     Raises:
         NoGlBackend: If MUJOCO_GL names no backend, or if none works; the message names packages to install.
     """
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if chosen:
-        if chosen not in _KNOWN:
-            raise NoGlBackend(f"MUJOCO_GL={chosen!r} is no drawing backend; {did_you_mean(chosen, _KNOWN)}")
+    if chosen and chosen not in _KNOWN:
+        raise NoGlBackend(f"MUJOCO_GL={chosen!r} is no drawing backend; {did_you_mean(chosen, _KNOWN)}")
+    if chosen and os.environ.get(_WORKS) == chosen:
         return chosen
     failures = []
-    for name in BACKENDS:
+    for name in [chosen] if chosen else BACKENDS:
         reason = _try_backend(name, timeout_s)
         if reason is None:
-            os.environ["MUJOCO_GL"] = name
+            os.environ["MUJOCO_GL"] = os.environ[_WORKS] = name
             return name
         failures.append(f"{name}: {reason}")
+    if chosen:
+        raise NoGlBackend(
+            f"MUJOCO_GL={chosen} does not work here ({'; '.join(failures)}). Unset it to let ForeAct choose, or install "
+            "what it needs: libosmesa6 for osmesa, libegl1 with libgl1-mesa-dri for egl, a display for glfw."
+        )
     raise NoGlBackend(
         "camera images need OpenGL without a screen, and neither EGL nor OSMesa works here "
         f"({'; '.join(failures)}). On Debian or Ubuntu install libosmesa6, or libegl1 with libgl1-mesa-dri; "

@@ -182,9 +182,14 @@ def test_unknown_cameras_are_named(desk) -> None:
         renderer.render(data, "nothing")
 
 
-def test_a_chosen_backend_is_trusted_and_a_wrong_name_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chosen_backend_is_tried_once_and_what_is_wrong_with_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gl_backend, "_PROBE", "raise SystemExit('no driver here')")
     monkeypatch.setenv("MUJOCO_GL", "OSMesa")
+    monkeypatch.setenv("FOREACT_GL_WORKS", "osmesa")  # found out by this process or its parent
     assert pick_gl_backend() == "osmesa"
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    with pytest.raises(NoGlBackend, match=r"MUJOCO_GL=egl does not work here \(egl: no driver here\).*Unset it"):
+        pick_gl_backend()
     monkeypatch.setenv("MUJOCO_GL", "egll")
     with pytest.raises(NoGlBackend, match="did you mean 'egl'"):
         pick_gl_backend()

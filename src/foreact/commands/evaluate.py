@@ -188,11 +188,12 @@ def _versions(settings: EvaluateSettings, suite: Suite) -> dict[str, str]:
 
 
 def _renderer(suite: Suite) -> str:
-    """What drew the pictures: the driver, unless the simulator draws by itself."""
+    """What drew the pictures: backend and driver, unless the simulator draws by itself."""
+    from foreact.sim.gl_backend import pick_gl_backend
     from foreact.sim.system import gl_renderer
 
     own = getattr(suite, "renderer", None)
-    return own() if own is not None else gl_renderer()
+    return own() if own is not None else f"{pick_gl_backend()}: {gl_renderer()}"
 
 
 def _benchmark(settings: EvaluateSettings) -> dict[str, Any]:
