@@ -141,6 +141,16 @@ class ChainRecord(_Part):
 
 
 Record = RolloutRecord | ChainRecord
+
+
+def as_rollouts(records: Iterable[Record]) -> list[RolloutRecord]:
+    """All attempts as rollouts of single tasks."""
+    found: list[RolloutRecord] = []
+    for record in records:
+        found += record.as_rollouts() if isinstance(record, ChainRecord) else [record]
+    return found
+
+
 _R = TypeVar("_R", RolloutRecord, ChainRecord)
 
 
@@ -375,6 +385,13 @@ def failures(records: Sequence[RolloutRecord]) -> tuple[Failure, ...]:
         Failure(task=task, reason=reason, count=len(starts), examples=tuple(sorted(starts)[:_EXAMPLES]))
         for (task, reason), starts in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     )
+
+
+def write_failures(records: Sequence[RolloutRecord], path: Path) -> None:
+    """Every failed attempt as a line of tab-separated text: start or chain, task, steps, reason."""
+    lines = ["start\ttask\tsteps\treason"]
+    lines += [f"{r.start}\t{r.task}\t{r.steps}\t{r.reason}" for r in records if not r.success]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def listening(records: Sequence[RolloutRecord]) -> Listening:

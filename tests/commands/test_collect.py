@@ -142,7 +142,7 @@ def test_a_damaged_episode_is_named_and_comes_back_when_it_is_removed(tmp_path: 
     whole = _collect(out, *few).hash
     folder = out / "episodes" / "D-turn_on_led-000001"
     (folder / "manifest.json").write_bytes(b"{}")
-    (out / "index.json").unlink()  # it is only a cache, and does not know yet
+    (out / "index.bin").unlink()  # it is only a cache, and does not know yet
     with pytest.raises(CollectError, match="damaged episodes: D-turn_on_led-000001"):
         _collect(out, *few)
     shutil.rmtree(folder)

@@ -49,6 +49,8 @@ def test_experts_solve_chains_alike_however_they_are_shared_out(tmp_path: Path) 
     assert found.chains.average_length >= 3
     assert found.chains.ci95 == bootstrap_mean(lengths)
     assert found.overall.n == sum(len(record.attempts) for record in records)
+    listed = (tmp_path / "one" / "failures.tsv").read_text().splitlines()[1:]
+    assert len(listed) == sum(not record.attempts[-1].success for record in records)
 
     # A kill in the middle of the fourth chain's line: three are kept, the others done again with the same outcome.
     path = tmp_path / "one" / "chains.jsonl"

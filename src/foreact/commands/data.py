@@ -75,6 +75,55 @@ def verify(
 
 
 @app.command()
+def lint(
+    store: StorePath,
+    episodes: Annotated[int | None, typer.Option(help="Only the first so many.", min=1)] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 on warnings too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what will spoil a training: frozen cameras, jumps, wrong units, leaks; docs/quality.md has the rules."""
+    from foreact.commands.data_lint import run
+
+    run(store, episodes=episodes, strict=strict, as_json=as_json)
+
+
+@app.command()
+def view(
+    store: StorePath,
+    out: Annotated[Path | None, typer.Option(help="The page to write; default: STORE-view.html beside it.")] = None,
+    episodes: Annotated[int, typer.Option(help="Only the first so many.", min=1)] = 12,
+    rerun: Annotated[Path | None, typer.Option(help="Also write a recording for the rerun viewer (.rrd).")] = None,
+    mb: Annotated[float, typer.Option(help="Videos fill at most so much of the page [MB].", min=0)] = 12.0,
+) -> None:
+    """Write one self-contained page about a store: pictures, videos, plots, and what `lint` found."""
+    from foreact.commands.data_view import run
+
+    run(store, out=out, episodes=episodes, rerun=rerun, max_video_mb=mb)
+
+
+@app.command()
+def edit(
+    store: StorePath,
+    out: Annotated[Path, typer.Argument(help="The new store; an interrupted run of the same edit goes on.")],
+    drop: Annotated[list[str] | None, typer.Option(help="NAME or pattern to leave out; repeatable.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="NAME or pattern to keep, all others go; repeatable.")] = None,
+    merge: Annotated[list[Path] | None, typer.Option(help="Another store to add; repeatable.")] = None,
+    relabel: Annotated[Path | None, typer.Option(help="CSV: episode, instruction and, optional, start, end.")] = None,
+    trim: Annotated[list[str] | None, typer.Option(help="NAME:START-END keeps frames [START, END).")] = None,
+    split: Annotated[str, typer.Option(help="Such as train=0.9,val=0.1: who trains, who validates.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an edited copy of a store: drop, keep, merge, relabel, trim, split. The store itself is never touched."""
+    from foreact.commands.data_edit import run
+
+    run(
+        store, out, drop=drop or [], keep=keep or [], merge=merge or [], relabel=relabel, trim=trim or [],
+        split=split, dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
 def pack(
     store: StorePath,
     mb: Annotated[float, typer.Option(help="Size at which a pack is closed [MB].", min=0.001)] = 256.0,

@@ -74,6 +74,7 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
     from foreact.sim.gl_backend import pick_gl_backend
     from foreact.vla.contract import Contract
     from foreact.vla.report import write_report
+    from foreact.vla.results import as_rollouts, write_failures
 
     began = time.monotonic()
     suite = make_suite(settings)
@@ -103,6 +104,7 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
         results = results.model_copy(update={"wall_s": time.monotonic() - began, "n_resumed": len(finished)})
         try:
             results.write(folder.path / "results.json")
+            write_failures(as_rollouts(records), folder.path / "failures.tsv")
             write_report(results, records, folder.path)
         except OSError as error:
             raise EvaluationError(f"cannot write results to {folder.path}: {error}") from error
@@ -216,7 +218,7 @@ def _results(
     from foreact.vla.results import (
         ChainRecord,
         Results,
-        RolloutRecord,
+        as_rollouts,
         chains,
         failures,
         foresight,
@@ -226,8 +228,7 @@ def _results(
     )
 
     sequences = [record for record in records if isinstance(record, ChainRecord)]
-    rollouts = [record for record in records if isinstance(record, RolloutRecord)]
-    rollouts += [rollout for record in sequences for rollout in record.as_rollouts()]
+    rollouts = as_rollouts(records)
     return Results(
         actor=settings.name,
         overall=success(rollouts),

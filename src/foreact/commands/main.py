@@ -26,6 +26,11 @@ _EXTRAS = {
     "mujoco": "sim",
     "gymnasium": "sim",
     "OpenGL": "sim",
+    "h5py": "data",
+    "lz4": "data",
+    "pyarrow": "data",
+    "rosbags": "data",
+    "zstandard": "data",
 }
 """Package -> the extra of foreact that brings it."""
 
