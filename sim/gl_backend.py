@@ -53,8 +53,8 @@ def pick_gl_backend(timeout_s: float = 60.0) -> str:
         failures.append(f"{name}: {reason}")
     if chosen:
         raise NoGlBackend(
-            f"MUJOCO_GL={chosen} does not work here ({'; '.join(failures)}). Unset it to let ForeAct choose, or install "
-            "what it needs: libosmesa6 for osmesa, libegl1 with libgl1-mesa-dri for egl, a display for glfw."
+            f"MUJOCO_GL={chosen} does not work here ({'; '.join(failures)}). Unset it to let ForeAct choose, or "
+            "install what it needs: libosmesa6 for osmesa, libegl1 with libgl1-mesa-dri for egl, a display for glfw."
         )
     raise NoGlBackend(
         "camera images need OpenGL without a screen, and neither EGL nor OSMesa works here "

@@ -23,13 +23,19 @@ class FormatError(ForeActError):
 class Source(Protocol):
     """A foreign dataset, opened: cheap to open, episodes are read one at a time."""
 
-    format: str
-    """Such as "lerobot-v3"; the names of formats are listed by `foreact data convert --help`."""
     path: Path
     contract: Contract
     """What the episodes hold. Units and frames that the format does not record are named "unknown"."""
-    notes: Sequence[str]
-    """One sentence per assumption and per thing that is left out, for people."""
+
+    @property
+    def format(self) -> str:
+        """Such as "lerobot-v3"; the names of formats are listed by `foreact data convert --formats`."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """One sentence per assumption and per thing that is left out, for people."""
+        ...
 
     def names(self) -> Sequence[str]:
         """Episode names, unique, safe as names in a store, the same at every opening."""
@@ -49,9 +55,15 @@ class Sink(Protocol):
     """A foreign dataset that is being written. A kill at any time leaves either no dataset or one that can be gone on
     with; the same episodes in the same order give the same bytes."""
 
-    format: str
-    notes: Sequence[str]
-    """What the format cannot hold and was dropped, one sentence each."""
+    @property
+    def format(self) -> str:
+        """As `Source.format`."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the format cannot hold and was dropped, one sentence each."""
+        ...
 
     def has(self, name: str) -> bool:
         """Whether an episode of that name is written already (by an earlier, interrupted run)."""
