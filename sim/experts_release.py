@@ -27,11 +27,11 @@ from foreact.sim.expert_law import (
     to,
     way_out,
 )
+from foreact.sim.experts_lift import HELD_WIDTH_M
 from foreact.sim.scenes import DESK_AREA_Y, SceneSpec
 
 IN_HAND_M = 0.06
 """A block whose middle is no further from the TCP is in the hand or between open fingers."""
-HELD_WIDTH_M = (0.03, 0.066)
 RESTING_Z_M = (0.36, 0.46, 0.50)
 """Heights of blocks that lie in the drawer, on desk or plank, or on another block."""
 LEVEL_M = 0.004
