@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -40,9 +41,14 @@ class Clips:
         """Number of windows: every frame of every clip anchors one."""
         return int((self.end - self.start).sum())
 
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """(C,) int64 number of windows up to and with each clip; kept, so that a step costs a search and no sum."""
+        return np.cumsum(self.end - self.start)
+
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N,) window numbers -> (N,) clip numbers and (N,) anchor frames."""
-        ends = np.cumsum(self.end - self.start)
+        ends = self._ends
         clip = np.searchsorted(ends, numbers, side="right")
         frame = numbers - (ends[clip] - (self.end[clip] - self.start[clip])) + self.start[clip]
         return clip, frame
@@ -56,43 +62,38 @@ def choose_episodes(
     Raises:
         StoreError: If none is left, naming the splits and cameras there are.
     """
-    wanted = set(cameras)
-    chosen: list[int] = []
-    splits: set[str] = set()
-    without: list[str] = []
-    numbers = None if episodes is None or callable(episodes) else set(episodes)
-    for number, info in enumerate(store.index):
-        splits.add(str(info.meta.get("split")))
-        if split is not None and info.meta.get("split") != split:
-            continue
-        if numbers is not None and number not in numbers or callable(episodes) and not episodes(info):
-            continue
-        if not wanted <= info.cameras.keys():
-            without.append(info.name)
-            continue
-        chosen.append(number)
+    table, wanted = store.index, set(cameras)
+    codes, values = table.meta_values("split")
+    keep = np.ones(len(table), bool)
+    if split is not None:
+        keep &= np.array([*(value == split for value in values), False])[codes]  # the last is for -1: no split
+    if callable(episodes):
+        keep[[number for number in np.flatnonzero(keep) if not episodes(table[int(number)])]] = False
+    elif episodes is not None:
+        keep &= np.isin(np.arange(len(table)), list(episodes))
+    with_cameras = table.has_cameras(wanted)
+    chosen = np.flatnonzero(keep & with_cameras).tolist()
+    without = int((keep & ~with_cameras).sum())
     if not chosen:
+        splits = sorted({str(([*values, None])[code]) for code in np.unique(codes)})
         raise StoreError(
-            f"the store {store.path} has no episode for this: {len(store)} episodes, splits {sorted(splits)} "
-            f"(asked for {split!r}), {len(without)} without all of the cameras {sorted(wanted)}"
+            f"the store {store.path} has no episode for this: {len(store)} episodes, splits {splits} "
+            f"(asked for {split!r}), {without} without all of the cameras {sorted(wanted)}"
         )
-    notes = [f"{store.path}: left out {len(without)} episodes without all of {sorted(wanted)}"] if without else []
+    notes = [f"{store.path}: left out {without} episodes without all of {sorted(wanted)}"] if without else []
     return chosen, notes
 
 
 def make_clips(store: Store, episodes: Iterable[int]) -> Clips:
     """The clips of these episodes, in their order."""
-    rows: list[tuple[int, int, int, str, bool, bool]] = []
-    for number in episodes:
-        info = store.index[number]
-        spans = [(s.start, s.end, s.instruction) for s in info.segments] or [(0, info.length, info.instruction)]
-        rows += [(number, *span, info.has_state, info.has_action) for span in spans]
-    episode, start, end, instruction, has_state, has_action = map(list, zip(*rows, strict=True))
+    numbers = np.fromiter(episodes, np.int64)
+    table = store.index
+    episode, start, end, instruction = table.spans(numbers)
     return Clips(
-        episode=np.array(episode, np.int64),
-        start=np.array(start, np.int64),
-        end=np.array(end, np.int64),
+        episode=episode,
+        start=start,
+        end=end,
         instruction=instruction,
-        has_state=np.array(has_state, bool),
-        has_action=np.array(has_action, bool),
+        has_state=table.has_state[episode],
+        has_action=table.has_action[episode],
     )

@@ -64,9 +64,16 @@ def stage_name(name: str) -> str:
 
 
 def sweep(staging: Path) -> int:
-    """Remove what dead writers of this host left behind, and anything a day old; return how many."""
+    """Remove what dead writers of this host left behind, and anything a day old; return how many.
+
+    What cannot be looked at or removed stays for the next time: leftovers stand in nobody's way.
+    """
     swept = 0
-    for entry in list(staging.iterdir()) if staging.is_dir() else []:
+    try:
+        entries = list(staging.iterdir()) if staging.is_dir() else []
+    except OSError:
+        return 0
+    for entry in entries:
         parts = entry.name.split("~")
         try:
             ours = len(parts) == 4 and parts[1] == socket.gethostname()
@@ -74,7 +81,7 @@ def sweep(staging: Path) -> int:
             if dead or time.time() - entry.stat().st_mtime > _STALE_AFTER_S:
                 remove(entry)
                 swept += 1
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             continue
     return swept
 

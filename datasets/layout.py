@@ -5,7 +5,7 @@ store/
   foreact-store.json        sealed: format version and contract
   episodes/<name>/          one immutable Zarr v3 group per episode, see `foreact.datasets.arrays`
   packs/<pack>/             many episodes in one uncompressed ZIP, and its sealed manifest
-  index.json                sealed cache of the episode table; may be deleted at any time
+  index.bin                 cache of the episode table; may be deleted at any time
   .staging/                 what is being written; swept when its writer is gone
 ```
 """
@@ -22,7 +22,8 @@ ROOT_FILE = "foreact-store.json"
 EPISODES = "episodes"
 PACKS = "packs"
 STAGING = ".staging"
-INDEX_FILE = "index.json"
+INDEX_FILE = "index.bin"
+OLD_INDEX_FILE = "index.json"  # of index version 1, which was JSON throughout
 LOCK_FILE = ".pack.lock"
 MANIFEST = "manifest.json"
 GROUP = "zarr.json"
@@ -52,6 +53,12 @@ class EpisodeExists(StoreError):
 
 class InvalidEpisode(StoreError):
     """An episode does not fit the contract of the store it is written to."""
+
+
+def unusable(error: OSError, what: str, remedy: str) -> StoreError:
+    """The error of a file system as one for people: what was done, to which file, why it failed, what helps."""
+    file = f" ({error.filename})" if error.filename else ""
+    return StoreError(f"{what}: {error.strerror or error}{file}. {remedy}")
 
 
 def check_name(name: str, what: str = "episode name") -> str:

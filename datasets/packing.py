@@ -28,6 +28,7 @@ from foreact.datasets.layout import (
     DamagedEpisode,
     StoreError,
     staging_folder,
+    unusable,
 )
 from foreact.datasets.packs import PACK_FILE, PACK_FORMAT, PACK_VERSION, PackFile
 from foreact.datasets.reader import EpisodeReader, folder_getter
@@ -69,6 +70,14 @@ def pack_store(
             packed before is packed, the rest keeps its folders.
     """
     read_root(path)
+    try:
+        return _pack_store(path, pack_bytes, progress)
+    except OSError as error:
+        remedy = "Nothing is lost: episodes are in packs or in their folders. Check the disk and pack again."
+        raise unusable(error, f"packing {path} stopped", remedy) from error
+
+
+def _pack_store(path: Path, pack_bytes: int, progress: Callable[[int, int], None] | None) -> PackReport:
     with _only_packer(path):
         cleaned = sweep(path / STAGING) + _clean(path)
         index = load_index(path)

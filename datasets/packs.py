@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foreact.datasets.arrays import EpisodeHeader
-from foreact.datasets.layout import MANIFEST, PACKS, DamagedEpisode, StoreError, check_version
+from foreact.datasets.layout import MANIFEST, PACKS, DamagedEpisode, StoreError, check_version, unusable
 from foreact.datasets.sealed import BrokenSeal, unseal
 from foreact.datasets.table import EpisodeInfo
 
@@ -41,10 +41,26 @@ def read_pack_manifest(store: Path, pack: str) -> dict[str, Any]:
     """
     path = store / PACKS / pack / MANIFEST
     try:
-        manifest = unseal(path.read_bytes())
-    except (BrokenSeal, ValueError, OSError) as error:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing; restore the pack from a copy, or move its folder away") from error
+    except OSError as error:
+        what = f"the pack {pack} could not be read"
+        raise unusable(error, what, "Check the disk and the permissions, and try again.") from error
+    return parse_pack_manifest(data, path)
+
+
+def parse_pack_manifest(data: bytes, path: Path | str) -> dict[str, Any]:
+    """The manifest of a pack from its bytes; `path` names it in messages.
+
+    Raises:
+        StoreError, NewerFormat: As `read_pack_manifest`.
+    """
+    try:
+        manifest = unseal(data)
+    except (BrokenSeal, ValueError) as error:
         raise StoreError(
-            f"{path} is damaged: {error}. The episodes may not be: `unzip {path.with_name(PACK_FILE)}` gives their "
+            f"{path} is damaged: {error}. The episodes may not be: `unzip {PACK_FILE}` beside it gives their "
             "folders back, to be moved under `episodes/`."
         ) from error
     check_version(manifest.get("version"), f"the pack {path}", PACK_VERSION)
@@ -57,11 +73,26 @@ def pack_infos(store: Path, pack: str) -> list[EpisodeInfo]:
     Raises:
         StoreError, NewerFormat: As `read_pack_manifest`.
     """
+    return manifest_infos(read_pack_manifest(store, pack), pack)
+
+
+def manifest_infos(manifest: dict[str, Any], pack: str) -> list[EpisodeInfo]:
+    """The rows of the episodes in a pack's manifest.
+
+    Raises:
+        StoreError: If it is not what ForeAct writes.
+        NewerFormat: If a later ForeAct wrote an episode.
+    """
     infos = []
-    for entry in read_pack_manifest(store, pack)["episodes"]:
-        header = EpisodeHeader.from_json(entry["header"], f"episode {entry['name']} in pack {pack}")
-        own = {key: entry[key] for key in ("name", "bytes", "sha256", "offset", "span")}
-        infos.append(EpisodeInfo(**vars(header), **own, pack=pack))
+    try:
+        for entry in manifest["episodes"]:
+            header = EpisodeHeader.from_json(entry["header"], f"episode {entry['name']} in pack {pack}")
+            own = {key: entry[key] for key in ("name", "bytes", "sha256", "offset", "span")}
+            if len(bytes.fromhex(own["sha256"])) != 32:
+                raise ValueError(f"{own['sha256']!r:.80} is not a SHA-256")
+            infos.append(EpisodeInfo(**vars(header), **own, pack=pack))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"the manifest of pack {pack} is not what ForeAct writes ({error!r:.200})") from error
     return infos
 
 
@@ -84,6 +115,9 @@ class PackFile:
                 self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (FileNotFoundError, ValueError) as error:
             raise StoreError(f"{self.path} is missing or empty; restore the pack from a copy") from error
+        except OSError as error:
+            what = f"the pack {self.path} could not be read"
+            raise unusable(error, what, "Check the disk and the permissions, and try again.") from error
 
     def getter(self, episode: str, offset: int, span: int) -> Callable[[str], memoryview]:
         """`get` for `EpisodeReader`: path inside the episode -> bytes.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from foreact.datasets.arrays import EPISODE_VERSION, EpisodeHeader
 from foreact.datasets.codec_base import BadFrame
 from foreact.datasets.codecs import codec_from_spec
 from foreact.datasets.episode import EpisodeData
-from foreact.datasets.layout import GROUP, MANIFEST, DamagedEpisode, StoreError, check_version
+from foreact.datasets.layout import GROUP, MANIFEST, DamagedEpisode, StoreError, check_version, unusable
 from foreact.datasets.sealed import BrokenSeal, digest, unseal
 from foreact.vla.images import resize_frame
 
@@ -29,6 +29,8 @@ Frames = slice | np.ndarray | None
 
 _DTYPES = {"uint8", "uint64", "float32", "float64"}
 _CRC_SIZE = 4
+_GAP = 64 * 1024
+"""Frames are fetched together if fewer bytes than this lie between them: a request costs more than that."""
 
 
 class EpisodeReader:
@@ -39,6 +41,8 @@ class EpisodeReader:
         get: Path inside the episode's folder -> bytes; raises KeyError or FileNotFoundError.
         where: Path of the folder or of the pack, for messages.
         sizes: camera -> (height, width) of the store's contract; None if it is not known.
+        part: Path, first byte, byte after the last -> those bytes; for places where a whole file of frames is far away.
+            None if `get` costs nothing until the bytes are looked at.
 
     Raises:
         DamagedEpisode: If its manifest or its metadata are not what was written.
@@ -49,11 +53,13 @@ class EpisodeReader:
         self,
         name: str,
         get: Callable[[str], memoryview],
-        where: Path,
+        where: Path | str,
         sizes: Mapping[str, tuple[int, int]] | None = None,
+        part: Callable[[str, int, int], memoryview] | None = None,
     ):
         self.name = name
         self._get = get
+        self._part = part
         self._where = where
         raw = bytes(self._bytes(MANIFEST))
         try:
@@ -129,12 +135,15 @@ class EpisodeReader:
         out = np.empty((len(wanted), *out_size, 3), np.uint8)
         codec = self._codec
         done: dict[int, np.ndarray] = {}
-        for group in sorted({int(t) // codec.group for t in wanted}):
+        lasts: dict[int, int] = {}  # group -> the last frame of it that is wanted
+        for t in sorted({int(t) for t in wanted}):
+            lasts[t // codec.group] = t
+        needed_frames = {g: range(g * codec.group, last + 1) for g, last in lasts.items()}
+        blobs = self._blobs(camera, [t for group in needed_frames.values() for t in group])
+        for group, frames in needed_frames.items():
             first = group * codec.group
-            last = max(int(t) for t in wanted if int(t) // codec.group == group)
-            blobs = [self._blob(camera, t) for t in range(first, last + 1)]
             try:
-                decoded = codec.decode(blobs, height, width)
+                decoded = codec.decode([blobs[t] for t in frames], height, width)
             except BadFrame as error:
                 raise self._damaged(_frames_file(camera), f"frame {first}: {error}") from error
             needed = {int(t) for t in wanted} if codec.group > 1 else {first}
@@ -170,6 +179,9 @@ class EpisodeReader:
             except (KeyError, FileNotFoundError):
                 problems.append(f"{self._where}/{name}: missing")
                 continue
+            except OSError as error:
+                problems.append(str(self._unreadable(name, error)))
+                continue
             if len(data) != size:
                 problems.append(f"{self._where}/{name}: {size} bytes were written, {len(data)} found")
             elif hashlib.sha256(data).hexdigest() != sha256:
@@ -178,6 +190,14 @@ class EpisodeReader:
 
     def _chunk(self, name: str) -> tuple[memoryview, np.dtype, tuple[int, ...]]:
         """The bytes of an array's only chunk, with its declared type and shape; sizes are checked, the CRC is not."""
+        dtype, shape = self._declared(name)
+        data = self._bytes(_chunk_file(name, len(shape)))
+        expected = math.prod(shape) * dtype.itemsize + _CRC_SIZE
+        if len(data) != expected:
+            raise self._damaged(_chunk_file(name, len(shape)), f"expected {expected} bytes, found {len(data)}")
+        return data, dtype, shape
+
+    def _declared(self, name: str) -> tuple[np.dtype, tuple[int, ...]]:
         meta = self._metadata.get(name)
         if meta is None:
             raise self._damaged(GROUP, f"the array {name} is missing")
@@ -188,24 +208,47 @@ class EpisodeReader:
             raise self._damaged(
                 f"{name}/{GROUP}", "it is not one uncompressed chunk of numbers with a crc32c, as ForeAct writes"
             )
-        dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        data = self._bytes(_chunk_file(name, len(shape)))
-        expected = math.prod(shape) * dtype.itemsize + _CRC_SIZE
-        if len(data) != expected:
-            raise self._damaged(_chunk_file(name, len(shape)), f"expected {expected} bytes, found {len(data)}")
-        return data, dtype, shape
+        return np.dtype(meta["data_type"]).newbyteorder("<"), shape
 
-    def _blob(self, camera: str, frame: int) -> memoryview:
+    def _blobs(self, camera: str, frames: Sequence[int]) -> dict[int, memoryview]:
+        """Frame -> its encoded bytes, checked; from afar, only the stretches that hold them are fetched."""
+        places = dict(zip(frames, self.array(f"camera.{camera}.index")[list(frames)].tolist(), strict=True))
+        blobs: dict[int, memoryview] = {}
+        for stretch in self._stretches(camera, places):
+            begin, data = self._stretch(camera, [places[t][:2] for t in stretch])
+            for t in stretch:
+                start, length, crc = places[t]
+                blobs[t] = data[start - begin : start - begin + length]
+                if google_crc32c.value(bytes(blobs[t])) != crc:
+                    raise self._damaged(_frames_file(camera), f"the crc32c of frame {t} is wrong")
+        return blobs
+
+    def _stretches(self, camera: str, places: dict[int, list[int]]) -> list[list[int]]:
+        """Frames whose bytes are fetched together: all of them, or those that lie near each other."""
+        size = self._declared(f"camera.{camera}.frames")[1][0]
+        for t, (start, length, _) in places.items():
+            if start + length > size:
+                raise self._damaged(_frames_file(camera), f"frame {t} is not in it")
+        if self._part is None:
+            return [list(places)]
+        stretches: list[list[int]] = []
+        end = 0
+        for t in sorted(places, key=lambda t: places[t][0]):
+            start, length, _ = places[t]
+            if not stretches or start > end + _GAP:
+                stretches.append([])
+            stretches[-1].append(t)
+            end = max(end, start + length)
+        return stretches
+
+    def _stretch(self, camera: str, places: list[list[int]]) -> tuple[int, memoryview]:
+        """Where the bytes begin that hold these (start, length), and the bytes."""
+        if self._part is not None:
+            begin, end = min(s for s, _ in places), max(s + n for s, n in places)
+            return begin, self._part(_frames_file(camera), begin, end)
         if camera not in self._frames:
             self._frames[camera] = self._chunk(f"camera.{camera}.frames")[0][:-_CRC_SIZE]
-        data = self._frames[camera]
-        start, length, crc = self.array(f"camera.{camera}.index")[frame].tolist()
-        if start + length > len(data):
-            raise self._damaged(_frames_file(camera), f"frame {frame} is not in it")
-        blob = data[start : start + length]
-        if google_crc32c.value(bytes(blob)) != crc:
-            raise self._damaged(_frames_file(camera), f"the crc32c of frame {frame} is wrong")
-        return blob
+        return 0, self._frames[camera]
 
     def _frame_numbers(self, frames: Frames) -> np.ndarray:
         length = self.header.length
@@ -223,6 +266,12 @@ class EpisodeReader:
             return self._get(name)
         except (KeyError, FileNotFoundError) as error:
             raise self._damaged(name, "the file is missing") from error
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: OSError) -> StoreError:
+        what = f"episode {self.name} could not be read: {self._where}/{name}"
+        return unusable(error, what, "Check the disk and the permissions, and try again.")
 
     def _damaged(self, name: str, how: str) -> DamagedEpisode:
         return DamagedEpisode(

@@ -27,6 +27,7 @@ from foreact.datasets.layout import (
     StoreError,
     check_name,
     staging_folder,
+    unusable,
 )
 from foreact.datasets.root import create_or_check_root
 from foreact.datasets.validate import check_frame, check_header, check_rows
@@ -60,7 +61,11 @@ class Recorder:
     def has(self, name: str) -> bool:
         """Whether an episode of that name is in the store, from whichever process, packed or not."""
         check_name(name)
-        return (self.path / EPISODES / name).is_dir() or name in self._packed_names()
+        try:
+            return (self.path / EPISODES / name).is_dir() or name in self._packed_names()
+        except OSError as error:
+            what = f"whether the store {self.path} has an episode {name!r} could not be found out"
+            raise unusable(error, what, "Check the disk and the permissions, and try again.") from error
 
     def write(self, episode: EpisodeData, name: str | None = None) -> int:
         """Write one episode; when this returns, it is on the disk for good.

@@ -15,6 +15,7 @@ from foreact.datasets.layout import (
     StoreError,
     check_version,
     staging_folder,
+    unusable,
 )
 from foreact.datasets.sealed import BrokenSeal, seal, unseal
 from foreact.vla.contract import Contract, ContractMismatch
@@ -31,11 +32,25 @@ def read_root(path: Path) -> Contract:
         StoreError: If the root file is damaged.
     """
     file = path / ROOT_FILE
-    if not file.is_file():
-        hint = f"{path} does not exist" if not path.exists() else f"{path} has no {ROOT_FILE}"
-        raise NoStore(f"no trajectory store here: {hint}. Record one, or check the path.")
     try:
-        root = unseal(file.read_bytes())
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        hint = f"{path} has no {ROOT_FILE}" if os.path.exists(path) else f"{path} does not exist"
+        raise NoStore(f"no trajectory store here: {hint}. Record one, or check the path.") from error
+    except OSError as error:
+        what = f"the store {path} could not be opened"
+        raise unusable(error, what, "Check the disk and the permissions, and try again.") from error
+    return parse_root(data, file)
+
+
+def parse_root(data: bytes, file: Path | str) -> Contract:
+    """The contract in the bytes of a root file; `file` names it in messages.
+
+    Raises:
+        NoStore, NewerFormat, StoreError: As `read_root`.
+    """
+    try:
+        root = unseal(data)
     except (BrokenSeal, ValueError) as error:
         raise StoreError(
             f"{file} is damaged: {error}. The episodes are not: move them under `{EPISODES}/` of a new store with the "
@@ -43,7 +58,7 @@ def read_root(path: Path) -> Contract:
         ) from error
     if root.get("format") != _FORMAT:
         raise NoStore(f"{file} is not the root of a trajectory store (format {root.get('format')!r})")
-    check_version(root.get("version"), f"the store {path}")
+    check_version(root.get("version"), f"the store of {file}")
     return Contract.model_validate(root["contract"])
 
 
@@ -54,22 +69,33 @@ def create_or_check_root(path: Path, contract: Contract) -> None:
         ContractMismatch: With one line per difference.
         NewerFormat, StoreError: As `read_root`.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    (path / EPISODES).mkdir(exist_ok=True)
-    if not (path / ROOT_FILE).is_file():
-        staged = staging_folder(path) / stage_name(ROOT_FILE)
-        root = {"format": _FORMAT, "version": STORE_VERSION, "contract": contract.model_dump(mode="json")}
-        write_durably(staged, seal(root))
-        with contextlib.suppress(FileExistsError):  # another process was faster: compare with what it wrote
-            os.link(staged, path / ROOT_FILE)
-        remove(staged)
-        fsync_folder(path)
+    try:
+        _make_root(path, contract)
+    except OSError as error:
+        what = f"the store {path} could not be made"
+        raise unusable(error, what, "Check the disk (space, permissions) and try again.") from error
     found = read_root(path)
     if found.hash != contract.hash:
         lines = "\n".join(f"  - {line}" for line in contract_differences(contract, found))
         raise ContractMismatch(
             f"the store {path} holds episodes of another contract:\n{lines}\nRecord into another folder."
         )
+
+
+def _make_root(path: Path, contract: Contract) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / EPISODES).mkdir(exist_ok=True)
+    if (path / ROOT_FILE).is_file():
+        return
+    staged = staging_folder(path) / stage_name(ROOT_FILE)
+    root = {"format": _FORMAT, "version": STORE_VERSION, "contract": contract.model_dump(mode="json")}
+    try:
+        write_durably(staged, seal(root))
+        with contextlib.suppress(FileExistsError):  # another process was faster: compare with what it wrote
+            os.link(staged, path / ROOT_FILE)
+    finally:
+        remove(staged)
+    fsync_folder(path)
 
 
 def contract_differences(wanted: Contract, found: Contract) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 _SLOTS = 1000
+_TABLE_WINDOWS = 2**24
+"""Up to so many windows a permutation is a table: 64 MB, made in a second. Beyond, it is computed."""
+_ROUNDS = 6
 
 
 class EpochOrder:
@@ -24,12 +27,48 @@ class EpochOrder:
         numbers = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            numbers[chosen] = self._permutation(int(epoch))[within[chosen]]
+            numbers[chosen] = self._permutation(int(epoch))(within[chosen])
         return numbers
 
-    def _make(self, epoch: int) -> np.ndarray:
-        dtype = np.uint32 if self.count < 2**32 else np.int64
-        return np.random.default_rng([*self._seed, epoch]).permutation(np.arange(self.count, dtype=dtype))
+    def _make(self, epoch: int) -> Callable[[np.ndarray], np.ndarray]:
+        random = np.random.default_rng([*self._seed, epoch])
+        if self.count > _TABLE_WINDOWS:
+            return Scrambled(self.count, random)
+        return random.permutation(np.arange(self.count, dtype=np.uint32)).__getitem__
+
+
+class Scrambled:
+    """A permutation of [0, count) that is computed: no memory, and the same short time for every number.
+
+    A Feistel network over the next even number of bits; what leaves the range goes through it again ("cycle walking":
+    J. Black, P. Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
+    """
+
+    def __init__(self, count: int, random: np.random.Generator):
+        self._count = np.uint64(count)
+        self._half = np.uint64(max(1, -(-(count - 1).bit_length() // 2)))
+        self._keys = random.integers(0, 2**64, _ROUNDS, np.uint64)
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """(N,) numbers in [0, count) -> (N,) int64, each number once."""
+        out = self._once(numbers.astype(np.uint64))
+        while (outside := out >= self._count).any():
+            out[outside] = self._once(out[outside])
+        return out.astype(np.int64)
+
+    def _once(self, numbers: np.ndarray) -> np.ndarray:
+        mask = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = numbers >> self._half, numbers & mask
+        for key in self._keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        return (left << self._half) | right
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """(N,) uint64 -> (N,) uint64 in which every bit depends on all (the finaliser of SplitMix64, S. Vigna, CC0)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 class Mixture:

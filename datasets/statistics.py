@@ -122,5 +122,6 @@ def compute_statistics(
 
 def source_hash(store: Store, episodes: Iterable[int]) -> str:
     """16 hex digits that name the contract and the contents of these episodes."""
-    contents = sorted(store.index[number].sha256 for number in episodes)
+    digests = store.index.sha256s
+    contents = sorted(digests[number] for number in episodes)
     return hashlib.sha256(json.dumps([store.contract.hash, contents]).encode()).hexdigest()[:16]

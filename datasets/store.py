@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foreact.datasets.episode import EpisodeData
 from foreact.datasets.index import Index, load_index
@@ -19,6 +19,9 @@ from foreact.datasets.table import EpisodeInfo, EpisodeTable
 from foreact.vla.contract import Contract
 from foreact.vla.errors import did_you_mean
 
+if TYPE_CHECKING:
+    from foreact.datasets.remote import RemoteFiles
+
 _OPEN_EPISODES = 256
 _OPEN_PACKS = 64
 
@@ -29,27 +32,45 @@ class Store:
     Use `Store.open`.
     """
 
-    def __init__(self, path: Path, contract: Contract, index: Index):
+    def __init__(self, path: Path, contract: Contract, index: Index, files: RemoteFiles | None = None):
         self.path = path
         self.contract = contract
+        self._files = files
         self._index = index
         self._make_caches()
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
+    def open(cls, path: Path | str | RemoteFiles) -> Store:
         """Open the store at `path`. Damaged episodes are left out with a warning and listed in `damaged`.
+
+        Args:
+            path: A folder, or the address of packs in an object storage, such as "s3://bucket/folder"; for settings
+                that the environment does not hold, a `RemoteFiles`.
 
         Raises:
             NoStore: If there is none.
             NewerFormat: If a later ForeAct wrote it.
-            StoreError: If its root file is damaged.
+            StoreError: If its root file is damaged, or the storage cannot be reached.
         """
-        path = Path(path)
-        contract = read_root(path)
-        index = load_index(path)
+        from foreact.datasets.remote import RemoteFiles, as_url
+        from foreact.datasets.remote_open import open_remote
+
+        url = path if isinstance(path, RemoteFiles) else as_url(path)
+        files = RemoteFiles.at(url) if isinstance(url, str) else url
+        if files is None:
+            path = Path(path)  # pyright: ignore[reportArgumentType]
+            contract, index = read_root(path), load_index(path)
+        else:
+            path = Path(files.url)
+            contract, index = open_remote(files)
         for reason in index.damaged.values():
             warnings.warn(f"left out: {reason}", stacklevel=2)
-        return cls(path, contract, index)
+        return cls(path, contract, index, files)
+
+    @property
+    def address(self) -> str:
+        """Where it is: `path`, or the URL as it was given (a path has only one of its slashes)."""
+        return self._files.url if self._files else str(self.path)
 
     @property
     def index(self) -> EpisodeTable:
@@ -103,6 +124,8 @@ class Store:
         try:
             return self._reader(number)
         except StoreError:
+            if self._files is not None:
+                raise
             # It may have been packed since this store was opened: look again, by name.
             name = self.index[number].name
             table = load_index(self.path).table
@@ -115,14 +138,18 @@ class Store:
         if isinstance(episode, str):
             number = self.index.number(episode)
             if number is None:
-                near = did_you_mean(episode, self.index.names).split("; ")[1:]
-                raise StoreError("; ".join([f"the store {self.path} has no episode {episode!r}", *near]))
+                near = did_you_mean(episode, self.index.near(episode)).split("; ")[1:]
+                raise StoreError("; ".join([f"the store {self.address} has no episode {episode!r}", *near]))
             return number
         if not 0 <= episode < len(self):
-            raise StoreError(f"the store {self.path} has {len(self)} episodes; asked for number {episode}")
+            raise StoreError(f"the store {self.address} has {len(self)} episodes; asked for number {episode}")
         return int(episode)
 
     def _open(self, info: EpisodeInfo) -> EpisodeReader:
+        if self._files is not None:
+            from foreact.datasets.remote_open import open_remote_episode
+
+            return open_remote_episode(self._files, info, self._sizes)
         if info.pack is None:
             folder = self.path / EPISODES / info.name
             return EpisodeReader(info.name, folder_getter(folder), folder, self._sizes)
@@ -135,7 +162,7 @@ class Store:
         self._reader = lru_cache(_OPEN_EPISODES)(lambda number: self._open(self.index[number]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "contract": self.contract, "_index": self._index}
+        return {"path": self.path, "contract": self.contract, "_index": self._index, "_files": self._files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

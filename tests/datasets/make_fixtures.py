@@ -28,7 +28,7 @@ def main() -> None:
                 recorder.write(episode, name=f"{codec}-{name}")
         if kind == "packed":
             pack_store(path)
-        for part in (".staging", ".pack.lock", "index.json"):
+        for part in (".staging", ".pack.lock", "index.bin"):
             target = path / part
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     print(sum(p.stat().st_size for p in FIXTURES.rglob("*") if p.is_file()), "bytes")

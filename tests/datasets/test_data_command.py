@@ -54,7 +54,7 @@ def test_verify_names_the_file_and_fails(store: Store) -> None:
 
 
 def test_info_of_a_damaged_store_says_so(store: Store) -> None:
-    (store.path / "index.json").unlink()
+    (store.path / "index.bin").unlink()
     (store.path / "episodes" / "e0" / "manifest.json").write_bytes(b"")
     text = call("info", store.path).output
     assert "DAMAGED" in text and "episode e0 is damaged" in text

@@ -221,7 +221,7 @@ def test_no_store_here(tmp_path: Path) -> None:
 def test_a_newer_format_is_named(store: Store, file: str) -> None:
     path = store.path / file
     path.write_bytes(seal(unseal(path.read_bytes()) | {"version": 2}))
-    (store.path / "index.json").unlink()
+    (store.path / "index.bin").unlink()
     with pytest.raises(NewerFormat, match="format version 2; this ForeAct reads versions 1 to 1"):
         Store.open(store.path)
 
@@ -229,7 +229,7 @@ def test_a_newer_format_is_named(store: Store, file: str) -> None:
 def test_a_damaged_episode_is_left_out_and_named(store: Store) -> None:
     manifest = store.path / "episodes" / "e3" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:-1])
-    (store.path / "index.json").unlink()
+    (store.path / "index.bin").unlink()
     with pytest.warns(UserWarning, match="episode e3 is damaged.*manifest.json"):
         opened = Store.open(store.path)
     assert opened.index.names == ["e0", "e1", "e2", "e4"] and list(opened.damaged) == ["episodes/e3"]
@@ -248,9 +248,9 @@ def test_unknown_episodes_cameras_and_frames_are_named(store: Store) -> None:
 
 
 def test_the_index_is_rebuilt_from_the_episodes(store: Store, make_episode, contract: Contract) -> None:
-    index = store.path / "index.json"
+    index = store.path / "index.bin"
     index.write_bytes(b"nonsense")
-    assert Store.open(store.path).index.to_json() == store.index.to_json()
+    assert Store.open(store.path).index == store.index
     stale = index.read_bytes()
     Recorder(store.path, contract, codec="zstd").write(make_episode(7, 4), name="e00")
     index.write_bytes(stale)
@@ -266,14 +266,14 @@ def same_content(a: Store, name: str, b: Store) -> bool:
 
 
 def test_the_index_of_a_read_only_store_is_made_in_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    (store.path / "index.json").unlink()
+    (store.path / "index.bin").unlink()
 
     def refuse(*_: object) -> None:
         raise PermissionError("read-only")
 
     monkeypatch.setattr("foreact.datasets.index.replace_durably", refuse)
     assert Store.open(store.path).index.names == store.index.names
-    assert not (store.path / "index.json").exists()
+    assert not (store.path / "index.bin").exists()
 
 
 def test_a_store_travels_to_workers(store: Store) -> None:
