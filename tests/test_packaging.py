@@ -136,7 +136,8 @@ def test_every_library_that_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     declared = {canonical(re.split(r"[^\w.-]", line)[0]) for line in lines}
-    offered = {"rerun": ["rerun-sdk"], **metadata.packages_distributions()}  # not part of the set-up, so not found by its name
+    # rerun is not part of the set-up, so it is not found by its name
+    offered = {"rerun": ["rerun-sdk"], **metadata.packages_distributions()}
     files = [*ALL_SOURCES, *(ROOT / "scripts").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
     undeclared = {
         f"{path.relative_to(ROOT)}: {top}"
