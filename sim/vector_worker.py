@@ -22,6 +22,7 @@ from foreact.vla.errors import ForeActError
 Arrays = dict[str, Any]
 """What `board_space` names, as arrays whose first axis is the environment."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """Which environments a process runs, and how they are made."""

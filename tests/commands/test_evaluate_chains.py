@@ -77,7 +77,7 @@ def test_other_scenes_have_chains_of_their_own(tmp_path: Path) -> None:
         assert _run(*words, *more) == 0
         records = _outcomes(out)
         assert len(records) == 3 and all(task_of(r.attempts[0].instruction) == r.tasks[0] for r in records)
-    assert read_results(out / "results.json").benchmark["scene"] == "B"
+        assert read_results(out / "results.json").benchmark["scene"] == "B"
 
 
 def test_a_recorded_chain_is_one_film_with_every_instruction(tmp_path: Path) -> None:
