@@ -53,10 +53,12 @@ class Rotated:
         )
 
     def feasible(self, scene_obs: Array, scene: SceneSpec) -> bool:
-        return places.graspable_on_desk(scene_obs, scene, self.block)
+        return places.can_be_turned(scene_obs, scene, self.block)
 
     def prepare(self, scene_obs: Array, scene: SceneSpec, rng: np.random.Generator) -> None:
-        if not self.feasible(scene_obs, scene):
+        for _ in range(places.MAX_TRIES):
+            if self.feasible(scene_obs, scene):
+                return
             places.put_on_desk(scene_obs, scene, self.block, rng)
 
 

@@ -36,6 +36,8 @@ GRASP_CLEARANCE_M = 0.03
 """Room that a finger needs beside a block."""
 PUSH_RUN_M = 0.125
 """A push needs this much free way along x: 0.10 and the steps in which the arm comes to rest."""
+LONG_BLOCK_M, LONG_TURN_X_M = 0.07, 0.32
+"""Further right the arm cannot turn a block of 0.08 m by 60 degrees where it stands."""
 DRAWER_OPEN_M = 0.18
 """From here on the drawer counts as open for putting in and taking out."""
 ROOM_BESIDE_M, ROOM_EDGE_M = 0.085, 0.045
@@ -142,6 +144,13 @@ def graspable_on_desk(scene_obs: Array, scene: SceneSpec, block: str) -> bool:
         and not is_covered(scene_obs, scene, block)
         and gap_to_others(scene_obs, scene, block) > 0.0
     )
+
+
+def can_be_turned(scene_obs: Array, scene: SceneSpec, block: str) -> bool:
+    """Whether the block stands free on the desk, where the hand can turn it."""
+    x = block_pose(scene_obs, scene, block)[0]
+    long_one = max(scene.block_sizes[block]) > LONG_BLOCK_M
+    return graspable_on_desk(scene_obs, scene, block) and not (long_one and x > LONG_TURN_X_M)
 
 
 def can_be_pushed(scene_obs: Array, scene: SceneSpec, block: str, sign: float) -> bool:
