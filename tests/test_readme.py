@@ -28,7 +28,8 @@ PAGES = sorted({path for path in PAGES if not path.relative_to(ROOT).parts[0].st
 
 def blocks(text: str, language: str) -> list[str]:
     """Contents of the fenced code blocks of a language; "" for those that name none."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [block for named, block in found if named == language]
 
 
 def command_lines() -> list[str]:
