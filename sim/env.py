@@ -14,6 +14,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from foreact.sim.cameras import CameraMetadata, camera_metadata
 from foreact.sim.controller import CartesianController
 from foreact.sim.desk import add_desk
 from foreact.sim.embodiment import desk_contract
@@ -233,6 +234,10 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
     def robot_touches_anything(self) -> bool:
         """Whether any part of the robot is in contact with the scene."""
         return any(ROBOT in pair for pair in touching(self.model, self.data))
+
+    def camera_metadata(self) -> dict[str, CameraMetadata]:
+        """Intrinsics and present poses of the cameras that are drawn; see `foreact.sim.cameras`."""
+        return camera_metadata(self.model, self.data, self._sizes)
 
     def close(self) -> None:
         """Free the GL context."""

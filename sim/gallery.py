@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from foreact.sim.env import DeskEnv
+from foreact.sim.experts import Expert
 from foreact.sim.looks import Looks, apply_look
 from foreact.sim.reference_views import (
     STATES,
@@ -24,10 +25,12 @@ from foreact.sim.reference_views import (
 )
 from foreact.sim.rendering import CameraRenderer
 from foreact.sim.scenes import SCENES
-from foreact.sim.starts import NEUTRAL_ROBOT_OBS
+from foreact.sim.starts import NEUTRAL_ROBOT_OBS, draw_start
+from foreact.sim.tasks import TASKS
 
 _GAP, _LABEL = 6, 16
 _LIMIT_BYTES = 390_000
+_TASK_STEPS = 360
 # dark blue, green, yellow: near is dark
 _DEPTH_COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=float)
 
@@ -83,6 +86,25 @@ def depth_sheet(scene: str = "D") -> Picture:
             for picture in (renderer.render(env.data, name), colour_depth(depth)):
                 cells.append(picture.repeat(factor, axis=0).repeat(factor, axis=1))
     return sheet([cells], heads, scale=1)
+
+
+def tasks_sheet(scene: str = "D", columns: int = 4, seed: int = 0) -> Picture:
+    """All tasks, each as the static camera sees its start and the moment in which the expert has done it."""
+    env = DeskEnv(scene, sizes={"rgb_static": (200, 200)}, render=False)
+    cells = []
+    for task in TASKS:
+        start = draw_start(env, np.random.default_rng([seed, 0]), (task,))
+        env.reset(options={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs, "task": task})
+        before, expert = env.frames()["rgb_static"], Expert(task, env.scene)
+        for _ in range(_TASK_STEPS):
+            if env.advance(expert.act(env.robot_obs, env.scene_obs))["is_success"]:
+                break
+        pair = np.concatenate([before, env.frames()["rgb_static"]], axis=1)
+        cells.append(sheet([[pair[::2, ::2]]], heads=[task]))
+    env.close()
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % columns)
+    return sheet([cells[i : i + columns] for i in range(0, len(cells), columns)])
 
 
 def colour_depth(depth_m: NDArray[np.float32]) -> Picture:

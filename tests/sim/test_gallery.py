@@ -26,7 +26,8 @@ def _needs_gl() -> None:
 
 def test_the_gallery_is_drawn(tmp_path: Path) -> None:
     paths, table = gallery(tmp_path / "new", REFERENCE)
-    assert [path.stem for path in paths] == ["gallery_static", "gallery_hand", "gallery_looks", "gallery_depth"]
+    names = ["gallery_static", "gallery_hand", "gallery_looks", "gallery_depth", "gallery_tasks"]
+    assert [path.stem for path in paths] == names
     for path in paths:
         assert path.stat().st_size < 400_000
         assert np.asarray(Image.open(path)).std() > 20.0

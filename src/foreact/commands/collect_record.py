@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,15 @@ class Worker:
             self._envs[job.scene] = DeskEnv(job.scene)
             self._envs[job.scene].reset(seed=0)  # draw once: what is made at the first frame is no part of the episode
         began = time.monotonic()
+        if self._settings.looks == "random":
+            import numpy as np
+
+            from foreact.sim.looks import Looks, apply_look
+
+            name = zlib.crc32(f"look/{job.name}".encode())
+            apply_look(
+                self._envs[job.scene].model, np.random.default_rng([self._settings.seed, name]), Looks(distractors=3)
+            )
         try:
             outcome = (self._session if job.task == PLAY else self._episode)(job, self._recorders[out])
         except EpisodeExists:  # by a process that outlived its parent for a moment; it had the same content

@@ -59,6 +59,7 @@ class CollectSettings(BaseModel):
     language_fraction: Share = 1.0
     label_play: bool = False
     manner: Literal["steady", "human"] = "steady"
+    looks: Literal["nominal", "random"] = "nominal"
     max_steps: PositiveInt = 180
     tail_steps: NonNegativeInt = 8
     speed: tuple[PositiveFloat, Annotated[float, Field(le=1.0)]] = (0.75, 1.0)

@@ -19,7 +19,14 @@ def gallery(out: Path, reference: Path = REFERENCE, seed: int = 0) -> tuple[list
         NoReference: If an original picture is missing.
         NoGlBackend: If nothing can draw on this machine.
     """
-    from foreact.sim.gallery import depth_sheet, looks_sheet, match_table, reference_sheets, save_small
+    from foreact.sim.gallery import (
+        depth_sheet,
+        looks_sheet,
+        match_table,
+        reference_sheets,
+        save_small,
+        tasks_sheet,
+    )
 
     static, hand, matches = reference_sheets(reference)
     paths = [
@@ -27,5 +34,6 @@ def gallery(out: Path, reference: Path = REFERENCE, seed: int = 0) -> tuple[list
         save_small(hand, out / "gallery_hand.png"),
         save_small(looks_sheet(seed=seed), out / "gallery_looks.png"),
         save_small(depth_sheet(), out / "gallery_depth.png"),
+        save_small(tasks_sheet(seed=seed), out / "gallery_tasks.png"),
     ]
     return paths, match_table(matches)
