@@ -81,8 +81,10 @@ def _kill_and_compare(folder: Path, argv: list[str], episodes: int, longest_s: f
             time.sleep(0.02)
         report = verify_store(killed)
         assert not report.problems
-        assert acknowledged < report.episodes < episodes
+        assert acknowledged < report.episodes <= episodes
         acknowledged = report.episodes
+        if acknowledged == episodes:  # a quick machine: only the summary was missing
+            assert kill == KILLS - 1, "it was done before the last kill: record more episodes"
     assert _start(killed, [*argv, "workers=2"]).wait() == 0
 
     assert Store.open(killed).hash == Store.open(whole).hash
@@ -107,7 +109,7 @@ def _is_worker(pid: int) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 def test_a_collection_killed_three_times_equals_one_that_was_not(tmp_path: Path):
     argv = ["tasks=[turn_on_led,turn_off_led]", "episodes_per_task=3", "play_frames=80", "session_steps=[20,40]"]
-    _kill_and_compare(tmp_path, argv, _planned(argv), longest_s=0.1)
+    _kill_and_compare(tmp_path, argv, _planned(argv), longest_s=0.03)
 
 
 @pytest.mark.slow

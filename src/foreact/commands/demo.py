@@ -49,7 +49,7 @@ def run(*, checkpoint: str, out: str, workers: int, starts_per_task: int, as_jso
     settings = EvaluateSettings.parse(
         {
             "checkpoint": folder,
-            "benchmark": {"tasks": tasks, "starts_per_task": starts_per_task, "max_steps": 180},
+            "benchmark": {"kind": "tasks", "tasks": tasks, "starts_per_task": starts_per_task, "max_steps": 180},
             "workers": workers,
             "out": out,
         }
