@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 
 import numpy as np
@@ -55,9 +56,15 @@ class Clips:
 
 
 def choose_episodes(
-    store: Store, cameras: Iterable[str], split: str | None = None, episodes: EpisodeFilter = None
+    store: Store,
+    cameras: Iterable[str],
+    split: str | None = None,
+    episodes: EpisodeFilter = None,
+    patterns: Collection[str] | None = None,
 ) -> tuple[list[int], list[str]]:
     """Episode numbers that have all the cameras, the split and pass the filter; and notes on what was left out.
+
+    With `patterns`, only episodes whose name matches one of them, such as "D-*".
 
     Raises:
         StoreError: If none is left, naming the splits and cameras there are.
@@ -67,6 +74,8 @@ def choose_episodes(
     keep = np.ones(len(table), bool)
     if split is not None:
         keep &= np.array([*(value == split for value in values), False])[codes]  # the last is for -1: no split
+    if patterns is not None:
+        keep &= np.array([any(fnmatchcase(name, p) for p in patterns) for name in table.names], bool)
     if callable(episodes):
         keep[[number for number in np.flatnonzero(keep) if not episodes(table[int(number)])]] = False
     elif episodes is not None:
@@ -79,6 +88,7 @@ def choose_episodes(
         raise StoreError(
             f"the store {store.path} has no episode for this: {len(store)} episodes, splits {splits} "
             f"(asked for {split!r}), {without} without all of the cameras {sorted(wanted)}"
+            + (f"; names like {sorted(patterns)}" if patterns is not None else "")
         )
     notes = [f"{store.path}: left out {without} episodes without all of {sorted(wanted)}"] if without else []
     return chosen, notes

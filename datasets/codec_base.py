@@ -1,12 +1,12 @@
 """What an image codec is: it turns each frame of one camera into one blob, and back.
 
-Still-picture codecs decode any frame alone; a video codec decodes groups of `group` frames, each starting with a key
-frame.
+Still-picture codecs decode any frame alone; others decode in groups of `group` frames, each of which starts with a key
+frame that needs no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,8 +36,10 @@ class FrameEncoder(Protocol):
 class FrameCodec(Protocol):
     """Frames to blobs and back."""
 
-    group: int
-    """Frames that are decoded together: 1 for still pictures."""
+    @property
+    def group(self) -> int:
+        """Frames from one key frame to the next: 1 for still pictures."""
+        ...
 
     @property
     def spec(self) -> str:
@@ -48,13 +50,41 @@ class FrameCodec(Protocol):
         """A new encoder for frames of this size."""
         ...
 
-    def decode(self, blobs: Sequence[Blob], height: int, width: int) -> list[np.ndarray]:
-        """Decode the blobs of one group, from its first frame on, to (height, width, 3) uint8 frames.
+    def needs(self, frames: Sequence[int]) -> list[int]:
+        """The frames, rising, whose blobs `decode_into` must be given for these frames (distinct and rising)."""
+        ...
+
+    def decode_into(self, blobs: Mapping[int, Blob], out: Mapping[int, np.ndarray], height: int, width: int) -> None:
+        """Decode the frames that are keys of `out`, each into its array: (height, width, 3) uint8, C-contiguous.
+
+        Args:
+            blobs: frame number -> blob, for exactly the frames that `needs` names, in rising order.
+            out: frame number -> where to put it, in rising order.
+            height, width: Size of the frames.
 
         Raises:
-            BadFrame: If a blob is not a picture of exactly that size, found before memory is allocated for it.
+            BadFrame: If a blob is not a picture of exactly that size; no memory is taken for what it declares.
         """
         ...
+
+    def decode(self, blobs: Sequence[Blob], height: int, width: int) -> list[np.ndarray]:
+        """Decode the blobs of whole groups, from the first frame of a group on; see `decode_into`."""
+        ...
+
+
+class GroupDecoder:
+    """`FrameCodec.decode` in terms of `decode_into`."""
+
+    def decode_into(self, blobs: Mapping[int, Blob], out: Mapping[int, np.ndarray], height: int, width: int) -> None:
+        """See `FrameCodec.decode_into`."""
+        raise NotImplementedError
+
+    def decode(self, blobs: Sequence[Blob], height: int, width: int) -> list[np.ndarray]:
+        """See `FrameCodec.decode`."""
+        check_size(height, width)
+        frames = [np.empty((height, width, 3), np.uint8) for _ in blobs]
+        self.decode_into(dict(enumerate(blobs)), dict(enumerate(frames)), height, width)
+        return frames
 
 
 def check_size(height: int, width: int) -> None:

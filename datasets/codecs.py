@@ -1,7 +1,8 @@
 """Image codecs by name.
 
-A codec is named by a short text such as "jpeg", "jpeg:quality=95,subsampling=444" or a preset ("fast", "small"), which
-is stored with every episode. The choice of presets is measured in docs/codecs.md.
+A codec is named by a short text such as "jpeg", "jpeg:quality=95,subsampling=444" or a preset ("fast", "exact",
+"balanced", "small"), which is stored with every episode. The choice of presets is measured in docs/codecs.md and
+docs/data-speed.md.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from dataclasses import fields
 from typing import Any, cast
 
 from foreact.datasets.codec_base import FrameCodec
+from foreact.datasets.delta_codec import DeltaCodec
 from foreact.datasets.still_codecs import JpegCodec, PngCodec, RawCodec, WebpCodec, ZstdCodec
 from foreact.datasets.video_codecs import Av1Codec, H264Codec
 from foreact.vla.errors import ConfigError, did_you_mean
 
 PRESETS: Mapping[str, str] = {
     "fast": "jpeg:quality=95,subsampling=444",
-    "small": "h264:crf=18,subsampling=444",
+    "exact": "delta:level=3,group=10",
+    "balanced": "h264:crf=20,subsampling=rgb,group=5,fast=1",
+    "small": "h264:crf=18,subsampling=444,group=10,fast=1",
 }
-"""Names for the two measured compromises: see docs/codecs.md."""
+"""Names for the measured compromises: see docs/codecs.md."""
 
-
-_CODECS: dict[str, Any] = {
-    codec.name: codec for codec in (RawCodec, ZstdCodec, JpegCodec, PngCodec, WebpCodec, H264Codec, Av1Codec)
-}
+_ALL = (RawCodec, ZstdCodec, DeltaCodec, JpegCodec, PngCodec, WebpCodec, H264Codec, Av1Codec)
+_CODECS: dict[str, Any] = {codec.name: codec for codec in _ALL}
 
 
 def codec_from_spec(spec: str) -> FrameCodec:

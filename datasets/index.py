@@ -31,6 +31,7 @@ from foreact.datasets.table_merge import merge_table
 
 INDEX_VERSION = 2
 INDEX_FORMAT = "foreact-index"
+_TRIES = 100
 
 
 class OutdatedIndex(ValueError):
@@ -61,8 +62,18 @@ def load_index(store: Path, *, use_cache: bool = True) -> Index:
 
 
 def _load_index(store: Path, use_cache: bool) -> Index:
-    packs = {pack: _stamp(store / PACKS / pack / MANIFEST) for pack in pack_names(store)}
+    for _ in range(_TRIES):
+        found = _try_load_index(store, use_cache)
+        if found is not None:
+            return found
+    raise StoreError(f"the episodes of the store {store} went away while they were listed, {_TRIES} times; try again")
+
+
+def _try_load_index(store: Path, use_cache: bool) -> Index | None:
+    """The episodes; None if one left its folder meanwhile: only another look at the packs tells where it went."""
+    # Folders first: an episode that is packed between the two looks is then seen twice, and never not at all.
     folders = {entry.name: _stamp(Path(entry.path)) for entry in _episode_folders(store)}
+    packs = {pack: _stamp(store / PACKS / pack / MANIFEST) for pack in pack_names(store)}
     cached = _read_cache(store) if use_cache else None
     if cached is not None and cached["packs"] == packs and cached["folders"] == folders:
         return Index(cached["table"])
@@ -95,8 +106,9 @@ def _load_index(store: Path, use_cache: bool) -> Index:
         except NewerFormat:
             raise
         except StoreError as error:
-            if (store / EPISODES / name).is_dir():  # else it was packed meanwhile: not damaged, found next time
-                damaged[f"{EPISODES}/{name}"] = str(error)
+            if not (store / EPISODES / name).is_dir():
+                return None
+            damaged[f"{EPISODES}/{name}"] = str(error)
             del folders[name]
     table = merge_table(old, keep, fresh.values())
     _write_cache(store, encode_index(packs, folders, table))

@@ -22,6 +22,7 @@ from foreact.datasets.lint_control import CONTROL_RULES
 from foreact.datasets.lint_images import IMAGE_RULES, scan_camera
 from foreact.datasets.lint_language import LANGUAGE_RULES
 from foreact.datasets.lint_state import STATE_RULES
+from foreact.datasets.lint_workers import look_at_all
 from foreact.datasets.reader import EpisodeReader
 from foreact.datasets.store import Store
 from foreact.datasets.table import EpisodeInfo
@@ -67,19 +68,22 @@ def lint_store(
     *,
     episodes: int | None = None,
     limits: Limits | None = None,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> LintReport:
-    """Look through a store, one episode at a time; nothing is written.
+    """Look through a store; nothing is written.
 
     Args:
         path: Folder of the store.
         episodes: Only the first so many, in the order of names.
         limits: From where on something is reported.
+        workers: Processes for stores that are worth it; the report does not depend on it. A script that asks for
+            several needs `if __name__ == "__main__":`, as always with processes in Python.
         progress: Called with the number of episodes done so far and in all.
 
     Raises:
-        NoStore, NewerFormat, StoreError: If there is no store, or not one that can be opened. Damaged episodes are
-            findings.
+        NoStore, NewerFormat, StoreError: If there is no store, or not one that can be opened, or a process dies.
+            Damaged episodes are findings.
     """
     limits = limits or Limits()
     with warnings.catch_warnings():
@@ -88,28 +92,47 @@ def lint_store(
     report, briefs = LintReport(), list[Brief]()
     for name, why in store.damaged.items():
         report.findings.append(make_finding(DAMAGED[0], "error", name.removeprefix("episodes/"), (None, None, why)))
-    infos = store.index[: len(store) if episodes is None else episodes]
-    for number, info in enumerate(infos, 1):
-        try:
-            reader = store.reader(info.name)
-            scan = scan_episode(reader, info, store.contract, limits)
-            briefs.append(brief_of(scan, reader))
-        except NewerFormat:
-            raise
-        except StoreError as error:
-            report.findings.append(make_finding(DAMAGED[0], "error", info.name, (None, None, str(error))))
-            continue
-        for rule in EPISODE_RULES:
-            report.findings += rule.findings(scan)
-        report.episodes += 1
-        report.frames += info.length
+    numbers = range(len(store) if episodes is None else min(episodes, len(store)))
+    for done, seen in enumerate(look_at_all(store, numbers, limits, workers), 1):
+        report.findings += seen.findings
+        if seen.brief is not None:
+            briefs.append(seen.brief)
+            report.episodes += 1
+            report.frames += seen.brief.info.length
         if progress is not None:
-            progress(number, len(infos))
+            progress(done, len(numbers))
     for across in ACROSS_RULES:
         report.findings += across.findings(briefs, store.contract, limits)
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
     report.findings.sort(key=lambda f: (order[f.severity], f.episode, f.rule, f.start or 0))
     return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was found in one episode."""
+
+    findings: list[Finding]
+    brief: Brief | None
+    """For the rules about all episodes; None for an episode that cannot be read."""
+
+
+def look_at(store: Store, number: int, limits: Limits) -> Seen:
+    """Read the episode of that number and try every rule about single episodes.
+
+    Raises:
+        NewerFormat: If a later ForeAct wrote it. If it is damaged, that is the finding.
+    """
+    info = store.index[number]
+    try:
+        reader = store.reader(info.name)
+        scan = scan_episode(reader, info, store.contract, limits)
+        brief = brief_of(scan, reader)
+    except NewerFormat:
+        raise
+    except StoreError as error:
+        return Seen(findings=[make_finding(DAMAGED[0], "error", info.name, (None, None, str(error)))], brief=None)
+    return Seen(findings=[found for rule in EPISODE_RULES for found in rule.findings(scan)], brief=brief)
 
 
 def scan_episode(reader: EpisodeReader, info: EpisodeInfo, contract: Contract, limits: Limits) -> EpisodeScan:

@@ -20,7 +20,7 @@ def rotation_steps(part: Field, values: np.ndarray, scale: float) -> np.ndarray 
         dots = np.abs((unit[1:] * unit[:-1]).sum(1))
         return 2 * np.arccos(np.clip(dots, 0, 1))
     if part.rotation == "euler_xyz" and part.size == 3:
-        matrices = _from_euler(values * scale)
+        matrices = matrices_from_euler(values * scale)
     elif part.rotation == "rotvec" and part.size == 3:
         matrices = _from_rotvec(values * scale)
     else:
@@ -29,7 +29,7 @@ def rotation_steps(part: Field, values: np.ndarray, scale: float) -> np.ndarray 
     return np.arccos(np.clip((traces - 1) / 2, -1, 1))
 
 
-def _from_euler(angles: np.ndarray) -> np.ndarray:
+def matrices_from_euler(angles: np.ndarray) -> np.ndarray:
     """(T, 3) extrinsic x-y-z angles to (T, 3, 3): Rz Ry Rx."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles).T, np.sin(angles).T
     rows = [

@@ -29,6 +29,8 @@ Frames = slice | np.ndarray | None
 
 _DTYPES = {"uint8", "uint64", "float32", "float64"}
 _CRC_SIZE = 4
+_PART = 32
+"""About so many frames are held at full size while they are resized."""
 _GAP = 64 * 1024
 """Frames are fetched together if fewer bytes than this lie between them: a request costs more than that."""
 
@@ -75,7 +77,7 @@ class EpisodeReader:
             """Path inside the folder -> (size, SHA-256)."""
             group = self._bytes(GROUP)
             if hashlib.sha256(group).hexdigest() != self.files[GROUP][1]:
-                raise self._damaged(GROUP, "its SHA-256 is not the one in the manifest")
+                raise self._damaged(GROUP, f"its SHA-256 is not the one in {self._where}/{MANIFEST}")
             root = json.loads(bytes(group))
             self.header = EpisodeHeader.from_json(root["attributes"]["foreact"], f"episode {name} in {where}")
             self._metadata: dict[str, Any] = root["consolidated_metadata"]["metadata"]
@@ -128,29 +130,72 @@ class EpisodeReader:
             name=self.name,
         )
 
-    def images(self, camera: str, wanted: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Decode frames (N,), in any order, to (N, height, width, 3) uint8, resized to `size` if given."""
-        height, width = self.header.cameras[camera]
-        out_size = size or (height, width)
-        out = np.empty((len(wanted), *out_size, 3), np.uint8)
-        codec = self._codec
-        done: dict[int, np.ndarray] = {}
-        lasts: dict[int, int] = {}  # group -> the last frame of it that is wanted
-        for t in sorted({int(t) for t in wanted}):
-            lasts[t // codec.group] = t
-        needed_frames = {g: range(g * codec.group, last + 1) for g, last in lasts.items()}
-        blobs = self._blobs(camera, [t for group in needed_frames.values() for t in group])
-        for group, frames in needed_frames.items():
-            first = group * codec.group
-            try:
-                decoded = codec.decode([blobs[t] for t in frames], height, width)
-            except BadFrame as error:
-                raise self._damaged(_frames_file(camera), f"frame {first}: {error}") from error
-            needed = {int(t) for t in wanted} if codec.group > 1 else {first}
-            done |= {t: resize_frame(f, *out_size) for t, f in enumerate(decoded, first) if t in needed}
-        for row, t in enumerate(wanted):
-            out[row] = done[int(t)]
+    def images(
+        self,
+        camera: str,
+        wanted: np.ndarray,
+        size: tuple[int, int] | None = None,
+        out: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Decode frames (N,), in any order, to (N, height, width, 3) uint8, resized to `size` if given.
+
+        Args:
+            camera: Its name.
+            wanted: (N,) frame numbers.
+            size: (height, width) in pixels to resize to.
+            out: (M, height, width, 3) uint8, C-contiguous: decode into it instead of into a new array.
+            rows: (N,) the rows of `out` to fill; the first N by default.
+        """
+        stored = self.header.cameras[camera]
+        size = size or stored
+        if out is None:
+            out = np.empty((len(wanted), *size, 3), np.uint8)
+        frames = wanted.tolist()
+        places = range(len(frames)) if rows is None else rows.tolist()
+        first: dict[int, int] = {}  # frame -> the row it is decoded into
+        again: list[tuple[int, int]] = []
+        for t, row in zip(frames, places, strict=True):
+            if first.setdefault(t, row) != row:
+                again.append((row, first[t]))
+        distinct = sorted(first)
+        if size == stored:
+            self._decode(camera, distinct, {t: out[first[t]] for t in distinct})
+        else:
+            for part in self._parts(distinct):
+                full = np.empty((len(part), *stored, 3), np.uint8)
+                self._decode(camera, part, dict(zip(part, full, strict=True)))
+                for t, frame in zip(part, full, strict=True):
+                    out[first[t]] = resize_frame(frame, *size)
+        for row, source in again:
+            out[row] = out[source]
         return out
+
+    def _parts(self, frames: Sequence[int]) -> list[list[int]]:
+        """Rising frames in pieces of whole groups: what is held at full size while it is made smaller."""
+        parts: list[list[int]] = []
+        group = self._codec.group
+        for t in frames:
+            if not parts or (len(parts[-1]) >= _PART and t // group != parts[-1][-1] // group):
+                parts.append([])
+            parts[-1].append(t)
+        return parts
+
+    def _decode(self, camera: str, frames: Sequence[int], out: Mapping[int, np.ndarray]) -> None:
+        """Decode rising frames into their arrays."""
+        codec, size = self._codec, self.header.cameras[camera]
+        blobs = self._blobs(camera, codec.needs(frames))
+        try:
+            codec.decode_into(blobs, out, *size)
+        except BadFrame as error:
+            for first in sorted({t - t % codec.group for t in frames}):  # which group is it?
+                group = range(first, first + codec.group)
+                own = [t for t in frames if t in group]
+                try:
+                    codec.decode_into({t: blobs[t] for t in codec.needs(own)}, {t: out[t] for t in own}, *size)
+                except BadFrame as found:
+                    raise self._damaged(_frames_file(camera), f"frame {first}: {found}") from found
+            raise self._damaged(_frames_file(camera), f"frame {frames[0]}: {error}") from error
 
     def array(self, name: str) -> np.ndarray:
         """A whole array, read-only, its checksum verified once.
@@ -210,18 +255,18 @@ class EpisodeReader:
             )
         return np.dtype(meta["data_type"]).newbyteorder("<"), shape
 
-    def _blobs(self, camera: str, frames: Sequence[int]) -> dict[int, memoryview]:
-        """Frame -> its encoded bytes, checked; from afar, only the stretches that hold them are fetched."""
+    def _blobs(self, camera: str, frames: Sequence[int]) -> dict[int, bytes]:
+        """Frame -> its encoded bytes, checked, in that order; from afar, only stretches that hold them are fetched."""
         places = dict(zip(frames, self.array(f"camera.{camera}.index")[list(frames)].tolist(), strict=True))
-        blobs: dict[int, memoryview] = {}
+        blobs: dict[int, bytes] = {}
         for stretch in self._stretches(camera, places):
             begin, data = self._stretch(camera, [places[t][:2] for t in stretch])
             for t in stretch:
                 start, length, crc = places[t]
-                blobs[t] = data[start - begin : start - begin + length]
-                if google_crc32c.value(bytes(blobs[t])) != crc:
+                blobs[t] = blob = bytes(data[start - begin : start - begin + length])
+                if google_crc32c.value(blob) != crc:
                     raise self._damaged(_frames_file(camera), f"the crc32c of frame {t} is wrong")
-        return blobs
+        return blobs if self._part is None else {t: blobs[t] for t in frames}
 
     def _stretches(self, camera: str, places: dict[int, list[int]]) -> list[list[int]]:
         """Frames whose bytes are fetched together: all of them, or those that lie near each other."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from foreact.datasets.arrays import EpisodeHeader, episode_files
+from foreact.datasets.background import BackgroundCommits
 from foreact.datasets.codec_base import FrameEncoder
 from foreact.datasets.codecs import codec_from_spec
 from foreact.datasets.durable import fsync_folder, remove, stage_name, sweep, write_tree
@@ -30,6 +35,7 @@ from foreact.datasets.layout import (
     unusable,
 )
 from foreact.datasets.root import create_or_check_root
+from foreact.datasets.space import check_space, episode_bound
 from foreact.datasets.validate import check_frame, check_header, check_rows
 from foreact.vla.contract import Contract
 
@@ -41,6 +47,10 @@ class Recorder:
         path: Folder of the store.
         contract: What is recorded. An existing store must have the same.
         codec: Image codec or preset, see `foreact.datasets.codecs`.
+        background: Finish episodes in a thread of its own: the end of an `episode` block returns at once, and the next
+            episode may begin while the disk is written. Use the recorder in a `with` then, or call `flush`: only after
+            that, or after `EpisodeWriter.wait`, an episode is on the disk for good. What goes wrong in the thread is
+            raised by `flush`, by the end of the `with`, or by the next `episode`.
 
     Raises:
         ContractMismatch: If the store at `path` was made for another contract.
@@ -48,7 +58,7 @@ class Recorder:
         ConfigError: If the codec is unknown.
     """
 
-    def __init__(self, path: Path | str, contract: Contract, codec: str = "fast"):
+    def __init__(self, path: Path | str, contract: Contract, codec: str = "fast", background: bool = False):
         self.path = Path(path)
         self.contract = contract
         self.codec = codec_from_spec(codec)
@@ -57,12 +67,38 @@ class Recorder:
         create_or_check_root(self.path, contract)
         sweep(self.path / STAGING)
         self._packed: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+        self._commits = BackgroundCommits() if background else None
+        self._largest = 0
+        """Bytes of the largest episode that this recorder has written."""
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what is being written. An error of the block itself is not hidden by one of the disk."""
+        if self._commits is not None:
+            self._commits.wait()
+            if error is None:
+                self._commits.raise_failed()
+
+    def flush(self) -> None:
+        """Wait until all finished episodes are on the disk for good.
+
+        Raises:
+            StoreError, InvalidEpisode: What went wrong in the background since the last call.
+        """
+        if self._commits is not None:
+            self._commits.wait()
+            self._commits.raise_failed()
 
     def has(self, name: str) -> bool:
         """Whether an episode of that name is in the store, from whichever process, packed or not."""
         check_name(name)
         try:
-            return (self.path / EPISODES / name).is_dir() or name in self._packed_names()
+            waits = self._commits is not None and name in self._commits
+            return waits or self._taken(name)
         except OSError as error:
             what = f"whether the store {self.path} has an episode {name!r} could not be found out"
             raise unusable(error, what, "Check the disk and the permissions, and try again.") from error
@@ -99,7 +135,7 @@ class Recorder:
                     action=None if episode.action is None else episode.action[t],
                     extras={key: value[t] for key, value in episode.extras.items()},
                 )
-        return writer.bytes
+        return writer.wait()
 
     @contextmanager
     def episode(
@@ -115,14 +151,24 @@ class Recorder:
 
         Raises:
             InvalidEpisode, EpisodeExists: As `write`.
+            NoSpace: If the disk has no room for two episodes (as large as the largest so far, or 10 s long).
         """
         name = check_name(name or new_name())
+        if self._commits is not None:
+            self._commits.raise_failed()
         if self.has(name):
             raise self._exists(name)
+        expected = self._largest or episode_bound(self.contract, self.codec.spec)
+        check_space(self.path, expected, f"recording into {self.path}")
         writer = EpisodeWriter(self, name, instruction, dict(meta or {}), list(segments))
         yield writer
-        if not writer.discarded:
+        if writer.discarded:
+            return
+        if self._commits is None:
             self._commit(writer)
+        else:
+            writer.check()  # what does not fit is said here, where it was recorded
+            writer.future = self._commits.submit(name, partial(self._commit, writer))
 
     def _commit(self, writer: EpisodeWriter) -> None:
         files = writer.finish()
@@ -136,17 +182,30 @@ class Recorder:
                 "recorded before are safe; check the disk (space, permissions) and record this one again."
             ) from error
         writer.bytes = sum(len(data) for data in files.values())
+        self._largest = max(self._largest, writer.bytes)
 
     def _put_in_place(self, name: str, files: Mapping[str, bytes]) -> None:
         staged = staging_folder(self.path) / stage_name(name)
         try:
             write_tree(staged, files)
-            if self.has(name):
+            if self._taken(name):
                 raise self._exists(name)
             os.rename(staged, self.path / EPISODES / name)
+            if name in self._packed_names():  # by another process, and packed, since we looked: that one counts
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(self.path / EPISODES / name, staged)
+                raise self._exists(name)
         finally:
             remove(staged)
         fsync_folder(self.path / EPISODES)
+
+    def _taken(self, name: str) -> bool:
+        return (self.path / EPISODES / name).is_dir() or name in self._packed_names()
+
+    def forget(self, error: BaseException) -> None:
+        """Do not raise this error of the background again; it was raised where it belongs."""
+        if self._commits is not None:
+            self._commits.forget(error)
 
     def _exists(self, name: str) -> EpisodeExists:
         return EpisodeExists(
@@ -175,6 +234,9 @@ class EpisodeWriter:
         self.discarded = False
         self.bytes = 0
         """Size on disk, once written."""
+        self.future: Future[None] | None = None
+        """Of the thread that writes it, if there is one."""
+        self._recorder = recorder
         self._contract = recorder.contract
         self._codec = recorder.codec
         self._encoders: dict[str, FrameEncoder] | None = None
@@ -218,10 +280,30 @@ class EpisodeWriter:
         """Do not write this episode when the block ends."""
         self.discarded = True
 
+    def wait(self) -> int:
+        """Wait until the episode is on the disk for good; its size [bytes].
+
+        Raises:
+            StoreError, InvalidEpisode: If it could not be written.
+        """
+        if self.future is not None and (error := self.future.exception()) is not None:
+            self._recorder.forget(error)
+            raise error
+        return self.bytes
+
+    def check(self) -> None:
+        """Look at what was said about the episode, before it is encoded to its end.
+
+        Raises:
+            InvalidEpisode: If there are no frames, or the sentences, segments or meta do not fit.
+        """
+        check_header(self.name, self._header())
+
     def finish(self) -> dict[str, bytes]:
         """The files of the episode."""
-        if not self._length or self._encoders is None:
-            raise InvalidEpisode(f"episode {self.name} has no frames; call `discard()` to drop it")
+        header = self._header()
+        check_header(self.name, header)
+        assert self._encoders is not None  # a header exists only if there are frames
         arrays = {key: np.stack(rows) for key, rows in self._rows.items()}
         episode = EpisodeData(
             images={},
@@ -229,19 +311,22 @@ class EpisodeWriter:
             action=arrays.pop("action", None),
             extras={key.removeprefix("extras."): value for key, value in arrays.items()},
         )
+        return episode_files(header, {n: e.finish() for n, e in self._encoders.items()}, episode)
+
+    def _header(self) -> EpisodeHeader:
+        if not self._length or self._encoders is None:
+            raise InvalidEpisode(f"episode {self.name} has no frames; call `discard()` to drop it")
         cameras = {name: self._contract.camera(name) for name in self._encoders}
-        header = EpisodeHeader(
+        return EpisodeHeader(
             length=self._length,
             codec=self._codec.spec,
             cameras={name: (camera.height, camera.width) for name, camera in cameras.items()},
             instruction=self.instruction,
             segments=list(self.segments),
             meta=dict(self.meta),
-            has_state=episode.state is not None,
-            has_action=episode.action is not None,
+            has_state="state" in self._rows,
+            has_action="action" in self._rows,
         )
-        check_header(self.name, header)
-        return episode_files(header, {n: e.finish() for n, e in self._encoders.items()}, episode)
 
 
 def new_name() -> str:

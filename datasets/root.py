@@ -83,10 +83,19 @@ def create_or_check_root(path: Path, contract: Contract) -> None:
 
 
 def _make_root(path: Path, contract: Contract) -> None:
+    new = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     (path / EPISODES).mkdir(exist_ok=True)
-    if (path / ROOT_FILE).is_file():
-        return
+    if not (path / ROOT_FILE).is_file():
+        _write_root(path, contract)
+    # Also where another process has made them a moment ago: it may not have come to this yet.
+    fsync_folder(path)
+    for folder in {path.absolute(), *new}:
+        with contextlib.suppress(PermissionError):  # a folder may be used that may not be listed
+            fsync_folder(folder.parent)
+
+
+def _write_root(path: Path, contract: Contract) -> None:
     staged = staging_folder(path) / stage_name(ROOT_FILE)
     root = {"format": _FORMAT, "version": STORE_VERSION, "contract": contract.model_dump(mode="json")}
     try:
@@ -95,7 +104,6 @@ def _make_root(path: Path, contract: Contract) -> None:
             os.link(staged, path / ROOT_FILE)
     finally:
         remove(staged)
-    fsync_folder(path)
 
 
 def contract_differences(wanted: Contract, found: Contract) -> list[str]:

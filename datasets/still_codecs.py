@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from foreact.datasets.codec_base import BadFrame, Blob, FrameEncoder, check_size
+from foreact.datasets.codec_base import BadFrame, Blob, FrameEncoder, GroupDecoder, check_size
+from foreact.datasets.zstandard import compress, decompress
 from foreact.vla.errors import ConfigError
 
 
@@ -29,7 +30,7 @@ class _Stills:
 
 
 @dataclass(frozen=True)
-class StillCodec:
+class StillCodec(GroupDecoder):
     """Base of the codecs that treat each frame as a picture of its own."""
 
     name: ClassVar[str]
@@ -43,16 +44,20 @@ class StillCodec:
     def encoder(self, height: int, width: int) -> FrameEncoder:
         return _Stills(self.encode_frame)
 
-    def decode(self, blobs: Sequence[Blob], height: int, width: int) -> list[np.ndarray]:
+    def needs(self, frames: Sequence[int]) -> list[int]:
+        return list(frames)
+
+    def decode_into(self, blobs: Mapping[int, Blob], out: Mapping[int, np.ndarray], height: int, width: int) -> None:
         check_size(height, width)
-        return [self.decode_frame(blob, height, width) for blob in blobs]
+        for t, blob in blobs.items():
+            self.decode_frame(blob, out[t])
 
     def encode_frame(self, frame: np.ndarray) -> bytes:
         """One (H, W, 3) uint8 frame to bytes."""
         raise NotImplementedError
 
-    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
-        """Bytes to one frame of exactly that size."""
+    def decode_frame(self, blob: Blob, out: np.ndarray) -> None:
+        """Bytes into one (H, W, 3) uint8 frame of exactly that size, C-contiguous."""
         raise NotImplementedError
 
 
@@ -65,10 +70,10 @@ class RawCodec(StillCodec):
     def encode_frame(self, frame: np.ndarray) -> bytes:
         return frame.tobytes()
 
-    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
-        if len(blob) != height * width * 3:
-            raise BadFrame(f"expected {height * width * 3} bytes, found {len(blob)}")
-        return np.frombuffer(blob, np.uint8).reshape(height, width, 3)
+    def decode_frame(self, blob: Blob, out: np.ndarray) -> None:
+        if len(blob) != out.size:
+            raise BadFrame(f"expected {out.size} bytes, found {len(blob)}")
+        out.reshape(-1)[:] = np.frombuffer(blob, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -79,35 +84,10 @@ class ZstdCodec(StillCodec):
     level: int = 3
 
     def encode_frame(self, frame: np.ndarray) -> bytes:
-        from numcodecs import Zstd
+        return compress(frame, self.level)
 
-        return bytes(Zstd(level=self.level).encode(np.ascontiguousarray(frame)))
-
-    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
-        from numcodecs import Zstd
-
-        size = height * width * 3
-        if (found := _zstd_content_size(bytes(blob[:18]))) != size:
-            raise BadFrame(f"not a Zstandard frame of {size} bytes; its header says {found}")
-        out = np.empty((height, width, 3), np.uint8)
-        try:
-            Zstd().decode(bytes(blob), out)
-        except (RuntimeError, ValueError) as error:
-            raise BadFrame(f"not a Zstandard frame: {error}") from error
-        return out
-
-
-def _zstd_content_size(header: bytes) -> int | None:
-    """The size that a Zstandard frame declares to unpack to, or None. Source: RFC 8878, section 3.1.1.1."""
-    if len(header) < 5 or header[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    descriptor = header[4]
-    single_segment = descriptor >> 5 & 1
-    size_bytes = (single_segment, 2, 4, 8)[descriptor >> 6]
-    at = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
-    if not size_bytes or len(header) < at + size_bytes:
-        return None
-    return int.from_bytes(header[at : at + size_bytes], "little") + (256 if size_bytes == 2 else 0)
+    def decode_frame(self, blob: Blob, out: np.ndarray) -> None:
+        decompress(blob, out)
 
 
 @dataclass(frozen=True)
@@ -130,14 +110,16 @@ class JpegCodec(StillCodec):
 
         return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), self.quality, "RGB", self.subsampling, fastdct=False)
 
-    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
+    def decode_frame(self, blob: Blob, out: np.ndarray) -> None:
         import simplejpeg
 
         try:
             found = simplejpeg.decode_jpeg_header(blob)[:2]
-            if found != (height, width):
-                raise BadFrame(f"the JPEG header says {found[0]}x{found[1]} pixels, expected {height}x{width}")
-            return simplejpeg.decode_jpeg(blob, "RGB", fastdct=False, fastupsample=False)
+            if found != out.shape[:2]:
+                raise BadFrame(
+                    f"the JPEG header says {found[0]}x{found[1]} pixels, expected {out.shape[0]}x{out.shape[1]}"
+                )
+            simplejpeg.decode_jpeg(blob, "RGB", fastdct=False, fastupsample=False, buffer=out)
         except ValueError as error:
             raise (error if isinstance(error, BadFrame) else BadFrame(f"not a JPEG picture: {error}")) from error
 
@@ -156,7 +138,8 @@ class PillowCodec(StillCodec):
         Image.fromarray(frame).save(out, self._format, **self._options())
         return out.getvalue()
 
-    def decode_frame(self, blob: Blob, height: int, width: int) -> np.ndarray:
+    def decode_frame(self, blob: Blob, out: np.ndarray) -> None:
+        height, width = out.shape[:2]
         try:
             with Image.open(io.BytesIO(blob), formats=[self._format]) as picture:
                 if picture.size != (width, height):
@@ -164,7 +147,7 @@ class PillowCodec(StillCodec):
                         f"the {self._format} header says {picture.size[1]}x{picture.size[0]} pixels, "
                         f"expected {height}x{width}"
                     )
-                return np.asarray(picture.convert("RGB"))
+                out[...] = np.asarray(picture.convert("RGB"))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise BadFrame(f"not a {self._format} picture: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,9 +152,28 @@ class Store:
             return open_remote_episode(self._files, info, self._sizes)
         if info.pack is None:
             folder = self.path / EPISODES / info.name
-            return EpisodeReader(info.name, folder_getter(folder), folder, self._sizes)
+            return EpisodeReader(info.name, self._moving_getter(info, folder), folder, self._sizes)
         pack = self._pack(info.pack)
         return EpisodeReader(info.name, pack.getter(info.name, info.offset, info.span), pack.path, self._sizes)
+
+    def _moving_getter(self, info: EpisodeInfo, folder: Path) -> Callable[[str], memoryview]:
+        """`get` for an episode in a folder, which follows it into a pack if it is packed while it is read."""
+        get = folder_getter(folder)
+
+        def follow(name: str) -> memoryview:
+            nonlocal get
+            try:
+                return get(name)
+            except FileNotFoundError:
+                table = load_index(self.path).table if not folder.is_dir() else self.index
+                row = table.number(info.name)
+                if row is None or table[row].pack is None or table[row].sha256 != info.sha256:
+                    raise
+                moved = table[row]
+                get = self._pack(moved.pack).getter(moved.name, moved.offset, moved.span)
+                return get(name)
+
+        return follow
 
     def _make_caches(self) -> None:
         self._sizes = {camera.name: (camera.height, camera.width) for camera in self.contract.cameras}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from foreact.datasets.clips import make_clips
 from foreact.datasets.frame_source import FrameSource, OnDemandFrames, ResidentFrames
+from foreact.datasets.mixture_fit import MISSING, Fit
 from foreact.datasets.shuffle import EpochOrder
 from foreact.datasets.store import Store
-from foreact.datasets.window_spec import WindowSpec
 from foreact.vla.batch import WindowBatch
 
 _PROGRESS_FROM_FRAMES = 2000
@@ -22,7 +23,7 @@ class StoreWindows:
 
     Args:
         store: Where they are read from.
-        spec: What a window holds; its cameras and indices fit the store.
+        fit: What a window holds, and how this store gives it.
         episodes: Numbers of the episodes to use.
         first_episode: Added to the episode numbers in `WindowBatch.index`.
         seed: Names the order, with the epoch.
@@ -33,37 +34,42 @@ class StoreWindows:
     def __init__(
         self,
         store: Store,
-        spec: WindowSpec,
+        fit: Fit,
         episodes: Sequence[int],
         first_episode: int,
         seed: Sequence[int],
         cache: str,
         threads: int,
     ):
-        self.spec = spec
+        self.fit, self.spec = fit, fit.spec
         self.episodes = episodes
-        self.clips = make_clips(store, episodes)
+        stored = make_clips(store, episodes)
+        self._first = stored.start
+        self._length = stored.end - stored.start
+        self.clips = replace(stored, start=np.zeros_like(stored.start), end=fit.pace.count(self._length))
+        """Counted in control steps from each clip's first frame."""
         self._first_episode = first_episode
         self._order = EpochOrder(self.clips.windows, seed)
         self._index = {
-            "state": _positions(spec.state_index, store.contract.state_size),
-            "action": _positions(spec.action_index, store.contract.action_size),
+            "state": np.array(fit.state_index, np.int64),
+            "action": np.array(fit.action_index, np.int64),
         }
+        cameras = {theirs: fit.spec.cameras[ours] for ours, theirs in fit.cameras.items()}
         self._source: FrameSource
         if cache == "memory":
             with _progress(f"decode {store.path.name}") as progress:
-                self._source = ResidentFrames(store, spec.cameras, episodes, threads, progress)
+                self._source = ResidentFrames(store, cameras, episodes, threads, progress)
         else:
-            self._source = OnDemandFrames(store, spec.cameras)
+            self._source = OnDemandFrames(store, cameras)
 
     @property
     def state_size(self) -> int:
-        """Numbers per state, after `state_index`."""
+        """Numbers per state."""
         return len(self._index["state"])
 
     @property
     def action_size(self) -> int:
-        """Numbers per action, after `action_index`."""
+        """Numbers per action."""
         return len(self._index["action"])
 
     def windows(self, positions: np.ndarray) -> WindowBatch:
@@ -72,65 +78,81 @@ class StoreWindows:
 
     def at(self, numbers: np.ndarray) -> WindowBatch:
         """(B,) window numbers in [0, clips.windows), counted clip by clip -> B windows."""
-        spec, clips = self.spec, self.clips
+        spec, clips, fit = self.spec, self.clips, self.fit
         clip, anchor = clips.locate(numbers)
-        episode, start, end = (column[clip][:, None] for column in (clips.episode, clips.start, clips.end))
+        end = clips.end[clip][:, None]
         back = (spec.history - 1 - np.arange(spec.history)) * spec.history_stride
-        missing = (anchor[:, None] - back < start).sum(axis=1, keepdims=True)
+        missing = (anchor[:, None] < back).sum(axis=1, keepdims=True)
         place = np.arange(spec.history) + missing  # move the frames that exist to the front
         history_mask = place < spec.history
-        frame = np.where(history_mask, anchor[:, None] - back[np.minimum(place, spec.history - 1)], start)
-        future = frame + spec.foresight_steps
+        tick = np.where(history_mask, anchor[:, None] - back[np.minimum(place, spec.history - 1)], 0)
+        future = tick + spec.foresight_steps
         future_mask = history_mask & (future < end)
-        step = frame[..., None] + np.arange(spec.chunk)
-        state_mask = history_mask & clips.has_state[clip][:, None]
-        action_mask = history_mask[..., None] & (step < end[..., None]) & clips.has_action[clip][:, None, None]
+        step = tick[..., None] + np.arange(spec.chunk)
+        state_mask = history_mask & (clips.has_state[clip] & fit.has_state)[:, None]
+        has_action = clips.has_action[clip] & fit.has_action
+        action_mask = history_mask[..., None] & (step < end[..., None]) & has_action[:, None, None]
         images, future_images = self._images(
-            np.broadcast_to(episode, frame.shape),
-            (frame, np.where(future_mask, future, frame)),
-            (history_mask, future_mask),
+            clip, (tick, np.where(future_mask, future, tick)), (history_mask, future_mask)
         )
+        instruction = [clips.instruction[c] for c in clip]
         return WindowBatch(
             images=images,
             future=future_images,
             future_mask=future_mask,
             history_mask=history_mask,
-            state=self._numbers("state", episode, frame, state_mask),
+            state=self._numbers("state", clip, tick, state_mask),
             state_mask=state_mask,
-            action=self._numbers("action", episode[..., None], step, action_mask),
+            action=self._numbers("action", clip, step, action_mask),
             action_mask=action_mask,
-            instruction=[clips.instruction[c] for c in clip],
-            index=np.stack([clips.episode[clip] + self._first_episode, anchor], axis=1),
+            instruction=instruction if fit.part.language == "keep" else [""] * len(instruction),
+            index=np.stack(
+                [clips.episode[clip] + self._first_episode, self._first[clip] + fit.pace.frame(anchor)], axis=1
+            ),
+            action_used=None if fit.uses.all() else np.tile(fit.uses, (len(clip), 1)),
         )
 
     def _images(
-        self, episode: np.ndarray, frames: tuple[np.ndarray, ...], masks: tuple[np.ndarray, ...]
+        self, clip: np.ndarray, ticks: tuple[np.ndarray, ...], masks: tuple[np.ndarray, ...]
     ) -> tuple[dict[str, np.ndarray], ...]:
-        """For each (B, T) frames and mask: camera -> (B, T, height, width, 3), zeros where masked."""
-        parts: tuple[dict[str, np.ndarray], ...] = tuple({} for _ in frames)
-        for camera, size in self.spec.cameras.items():
-            # Asked for together: on demand, history and future often share an episode, sometimes a frame.
-            out = np.empty((len(frames), frames[0].size, *size, 3), np.uint8)
-            every_episode = np.tile(episode.ravel(), len(frames))
-            every_frame = np.concatenate([f.ravel() for f in frames])
-            self._source.images(camera, every_episode, every_frame, out.reshape(-1, *size, 3))
+        """For each (B, T) ticks and mask: camera -> (B, T, height, width, 3), zeros where masked."""
+        parts: tuple[dict[str, np.ndarray], ...] = tuple({} for _ in ticks)
+        episode = np.broadcast_to(self.clips.episode[clip][:, None], ticks[0].shape)
+        # Asked for together: on demand, history and future often share an episode, sometimes a frame.
+        every_episode = np.tile(episode.ravel(), len(ticks))
+        every_frame = np.concatenate([(self._first[clip][:, None] + self.fit.pace.frame(t)).ravel() for t in ticks])
+        for camera, theirs in self.fit.cameras.items():
+            size = self.spec.cameras[camera]
+            out = np.empty((len(ticks), ticks[0].size, *size, 3), np.uint8)
+            self._source.images(theirs, every_episode, every_frame, out.reshape(-1, *size, 3))
             for part, images, mask in zip(parts, out, masks, strict=True):
                 images[~mask.ravel()] = 0
                 part[camera] = images.reshape(*mask.shape, *size, 3)
         return parts
 
-    def _numbers(self, key: str, episode: np.ndarray, frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """(..., size) float32 of these frames, zeros where masked."""
-        index = self._index[key]
+    def _numbers(self, key: str, clip: np.ndarray, tick: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """(..., size) float32 at these ticks, zeros where masked."""
+        index, fit = self._index[key], self.fit
         out = np.zeros((*mask.shape, len(index)), np.float32)
-        if len(index) and mask.any():
-            episodes = np.broadcast_to(episode, mask.shape)[mask]
-            out[mask] = self._source.numbers(key, episodes, frame[mask])[:, index]
+        if not len(index) or not mask.any():
+            return out
+        clips = np.broadcast_to(clip.reshape(-1, *[1] * (mask.ndim - 1)), mask.shape)[mask]
+        episode, first, length = self.clips.episode[clips], self._first[clips], self._length[clips]
+        known = index != MISSING
+
+        def read(frame: np.ndarray) -> np.ndarray:
+            return self._source.numbers(key, episode, first + frame)[:, np.where(known, index, 0)]
+
+        if key == "state":
+            values = fit.pace.states(read, tick[mask], length, fit.state_how)
+            values = values if fit.state_map is None else fit.state_map.apply(values)
+            filling = np.zeros(len(index), np.float32) if fit.state_fill is None else fit.state_fill
+        else:
+            values = fit.pace.actions(read, tick[mask], length, fit.action_how)
+            values = values if fit.action_map is None else fit.action_map.apply(values)
+            filling = np.zeros(len(index), np.float32)
+        out[mask] = np.where(known, values, filling)
         return out
-
-
-def _positions(index: tuple[int, ...] | None, size: int) -> np.ndarray:
-    return np.arange(size) if index is None else np.array(index, np.int64)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,13 @@ class VerifyReport:
     """What is untidy but harmless."""
     episodes: int = 0
     bytes: int = 0
+    """Of all files of these episodes."""
+    seconds: float = 0.0
+
+    @property
+    def mb_per_s(self) -> float:
+        """How fast the bytes were read and compared [MB/s]."""
+        return self.bytes / 1e6 / max(self.seconds, 1e-9)
 
 
 def verify_store(path: Path, decode: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
@@ -42,6 +51,7 @@ def verify_store(path: Path, decode: bool = False, progress: Callable[[int, int]
     """
     if not (path / ROOT_FILE).is_file():
         read_root(path)  # explains
+    began = time.perf_counter()
     report = VerifyReport()
     contract: Contract | None = None
     try:
@@ -63,23 +73,37 @@ def verify_store(path: Path, decode: bool = False, progress: Callable[[int, int]
         if progress is not None:
             progress(number, len(packs) + len(folders))
     _verify_rest(path, report)
+    report.seconds = time.perf_counter() - began
     return report
 
 
 def _verify_folder(folder: Path, contract: Contract | None, decode: bool, report: VerifyReport) -> None:
     if not folder.is_dir():
-        report.problems.append(f"{folder}: not an episode; move it out of the store")
+        if os.path.lexists(folder):
+            report.problems.append(f"{folder}: not an episode; move it out of the store")
+        else:
+            _unless_gone(folder, [f"{folder} is gone"], report)
         return
     try:
         reader = EpisodeReader(folder.name, folder_getter(folder), folder, _sizes(contract))
     except StoreError as error:
-        report.problems.append(str(error))
+        _unless_gone(folder, [str(error)], report)
         return
     present = {str(p.relative_to(folder)): p for p in folder.rglob("*") if not p.is_dir()}
     expected = {*reader.files, MANIFEST}
     report.problems += [f"{present[name]}: not part of the episode" for name in sorted(present.keys() - expected)]
     problems = reader.check_files()
-    _add(reader, problems or _check_content(reader, contract, decode), report)
+    if _unless_gone(folder, problems, report):
+        _add(reader, [] if problems else _check_content(reader, contract, decode), report)
+
+
+def _unless_gone(folder: Path, problems: list[str], report: VerifyReport) -> bool:
+    """Report problems of an episode, unless its folder went away meanwhile; whether it is still there."""
+    if problems and not folder.is_dir():
+        report.notes.append(f"{folder}: was packed or removed while it was looked at; verify again to check it")
+        return False
+    report.problems += problems
+    return True
 
 
 def _verify_pack(store: Path, folder: Path, contract: Contract | None, decode: bool, report: VerifyReport) -> set[str]:

@@ -27,6 +27,8 @@ THUMBNAILS = 8
 THUMBNAIL_PX = 96
 VIDEO_FRAMES = 300
 """Of a longer episode, every so-many-th frame is shown, at the same speed."""
+MAX_STILL_BYTES = 14_000_000
+"""Pictures and curves fill at most so much of the page, about 200 episodes; the others have findings only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class EpisodeView:
     """A data URI, or empty."""
     no_video: str
     """Why there is none."""
+    no_stills: str
+    """Why there are neither strips nor plots."""
     plots: list[Plot]
     findings: list[Finding]
 
@@ -60,6 +64,7 @@ def write_page(
     *,
     episodes: int = 12,
     max_video_bytes: int = 12_000_000,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the page about the first episodes and return its size [bytes].
@@ -68,7 +73,9 @@ def write_page(
         store: What to show.
         path: The page.
         episodes: How many episodes are looked at (and linted), in the order of names.
-        max_video_bytes: Videos fill at most so much; the episodes after that have pictures only.
+        max_video_bytes: Videos fill at most so much; the episodes after that have pictures only. With those and
+            `MAX_STILL_BYTES` of pictures and curves, the page stays below 30 MB by default, whatever the store.
+        workers: Processes that look for findings, where there are many episodes.
         progress: Called with the number of episodes done so far and in all.
 
     Raises:
@@ -77,14 +84,12 @@ def write_page(
     """
     from jinja2 import Environment, StrictUndefined
 
-    report = lint_store(store.path, episodes=episodes)
+    report = lint_store(store.path, episodes=episodes, workers=workers)
     unreadable = {finding.episode for finding in report.findings if finding.rule == "damaged"}
     infos = [info for info in store.index[:episodes] if info.name not in unreadable]
-    views, left = [], max_video_bytes
+    views, left = [], _Room(max_video_bytes, MAX_STILL_BYTES)
     for number, info in enumerate(infos, 1):
-        view, used = _view(store, info, report, left)
-        left -= used
-        views.append(view)
+        views.append(_view(store, info, report, left))
         if progress is not None:
             progress(number, len(infos))
     # Names, sentences and metadata are not ours to trust: the template engine escapes everything.
@@ -110,26 +115,50 @@ def write_page(
     return len(data)
 
 
-def _view(store: Store, info: EpisodeInfo, report: LintReport, left: int) -> tuple[EpisodeView, int]:
+@dataclass
+class _Room:
+    """What is left of the page [bytes]; nothing from the first episode on that does not fit."""
+
+    videos: int
+    stills: int
+
+    def take(self, part: str, size: int) -> bool:
+        """Whether that much fits; if so, it is taken."""
+        left = getattr(self, part)
+        setattr(self, part, left - size if size <= left else 0)
+        return size <= left
+
+
+def _view(store: Store, info: EpisodeInfo, report: LintReport, left: _Room) -> EpisodeView:
     reader = store.reader(info.name)
-    numbers = reader.read(cameras=(), extras=False)
-    data, why = b"", ""
+    strips, curves, video, no_video, no_stills = [], [], "", "", ""
+    if left.stills > 0:
+        numbers = reader.read(cameras=(), extras=False)
+        strips = [_strip(reader, info, camera) for camera in info.cameras]
+        curves = list(plots(store.contract, numbers.state, numbers.action))
+        used = sum(len(strip.source) for strip in strips) + sum(len(c) for plot in curves for c in plot.curves)
+        if not left.take("stills", used):
+            strips, curves = [], []
+    if not strips:
+        no_stills = "no room left for its pictures and curves; show fewer episodes"
     try:
-        data = _video(reader, info, store.contract.rate_hz) if left > 0 else b""
+        if left.videos > 0:  # once there is no room, no more are encoded
+            data = _video(reader, info, store.contract.rate_hz)
+            video = "data:video/mp4;base64," + base64.b64encode(data).decode()
+            video = video if left.take("videos", len(video)) else ""
+        no_video = "" if video else "no room left for its video; show fewer episodes, or give --mb"
     except VideoError as error:
-        why = str(error)
-    if len(data) > left or left <= 0:
-        data, why = b"", "no room left for its video; show fewer episodes, or give --mb"
-    view = EpisodeView(
+        no_video = str(error)
+    return EpisodeView(
         info=info,
         seconds=info.length / store.contract.rate_hz,
-        strips=[_strip(reader, info, camera) for camera in info.cameras],
-        video="data:video/mp4;base64," + base64.b64encode(data).decode() if data else "",
-        no_video=why,
-        plots=list(plots(store.contract, numbers.state, numbers.action)),
+        strips=strips,
+        video=video,
+        no_video=no_video,
+        no_stills=no_stills,
+        plots=curves,
         findings=report.of(info.name),
     )
-    return view, len(data)
 
 
 def _strip(reader: EpisodeReader, info: EpisodeInfo, camera: str) -> Strip:

@@ -5,7 +5,8 @@ Shape legend: B windows, T history frames, K actions of a chunk, S state size, A
 A window is anchored at frame t of a clip (see `foreact.datasets.clips`). Its history frame i is
 t - (T - 1 - i) * history_stride; frames before the clip are dropped and the others move to the front, so that padding
 is on the right and the current frame is the last valid one. The future of a history frame is `foresight_steps` later,
-its action chunk starts at it; what lies beyond the clip is masked. Everything masked is filled with zeros.
+its action chunk starts at it; what lies beyond the clip is masked. Everything masked is filled with zeros. A store at
+another rate is counted in the control steps of the required rate (see `foreact.datasets.resampling`).
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from foreact.datasets.clips import EpisodeFilter, choose_episodes
+from foreact.datasets.mixture_fit import Fit, fit, fit_as_is
 from foreact.datasets.shuffle import Mixture
 from foreact.datasets.statistics import source_hash
 from foreact.datasets.store import Store
 from foreact.datasets.store_windows import StoreWindows
 from foreact.datasets.window_spec import WindowSpec
 from foreact.vla.batch import WindowBatch
-from foreact.vla.contract import Contract, adapt
+from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
 
 __all__ = ["WindowSampler", "WindowSpec"]
@@ -49,6 +50,8 @@ class WindowSampler:
         weights: Proportions of the stores; by default their numbers of windows.
         contract: What the consumer requires. Each store is compared with it; it sets `state_index`, `action_index` and
             frame sizes, overriding the spec's. A store without state and action fields only has to offer the cameras.
+        fits: How each store gives what is required, instead of `contract` alone: names, rates, masks, own statistics
+            and episodes of each store (see `foreact.datasets.mixture`).
         rank, world_size: This process takes every world_size-th batch, starting with the rank-th.
         threads: Threads that fill the cache.
 
@@ -70,6 +73,7 @@ class WindowSampler:
         cache: Literal["memory", "none"] = "memory",
         weights: Sequence[float] | None = None,
         contract: Contract | None = None,
+        fits: Sequence[Fit] | None = None,
         rank: int = 0,
         world_size: int = 1,
         threads: int = 2,
@@ -85,15 +89,18 @@ class WindowSampler:
         self.batch_size = batch_size
         self.notes: list[str] = []
         """What was adapted or left out, one sentence each, to be printed once."""
+        if fits is None:
+            fits = [fit_as_is(s, spec) if contract is None else fit(s, spec, contract) for s in self.stores]
+        if len(fits) != len(self.stores):
+            raise ConfigError(f"fits: expected one for each of {len(self.stores)} stores, found {len(fits)}")
         offsets = np.cumsum([0, *(len(store) for store in self.stores)])
         self._parts: list[StoreWindows] = []
-        for store, first in zip(self.stores, offsets, strict=False):
-            own_spec = self._adapt(spec, store, contract)
-            chosen, notes = choose_episodes(store, own_spec.cameras, split, episodes)
-            self.notes += notes
-            self._parts.append(
-                StoreWindows(store, own_spec, chosen, int(first), [seed, len(self._parts)], cache, threads)
+        for store, own, first in zip(self.stores, fits, offsets, strict=False):
+            chosen, notes = choose_episodes(
+                store, own.cameras.values(), own.part.split or split, episodes, own.part.episodes
             )
+            self.notes += [*own.notes, *notes]
+            self._parts.append(StoreWindows(store, own, chosen, int(first), [seed, len(self._parts)], cache, threads))
         self.spec = self._parts[0].spec if len(self._parts) == 1 else spec
         self.state_size, self.action_size = self._sizes(contract)
         if weights is not None and (len(weights) != len(self.stores) or min(weights) <= 0):
@@ -103,8 +110,11 @@ class WindowSampler:
 
     @property
     def source(self) -> str:
-        """16 hex digits that name the contents of all chosen episodes: a resumed run compares them."""
-        hashes = [source_hash(store, part.episodes) for store, part in zip(self.stores, self._parts, strict=True)]
+        """16 hex digits that name the contents of all chosen episodes and the settings of each store."""
+        hashes = [
+            source_hash(store, part.episodes) + part.fit.part.changes()
+            for store, part in zip(self.stores, self._parts, strict=True)
+        ]
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
     @property
@@ -119,13 +129,17 @@ class WindowSampler:
 
     def batch_at(self, step: int) -> WindowBatch:
         """The batch of step `step` >= 0. `index` counts episodes through all stores, one after another."""
-        first = (step * self._world_size + self._rank) * self.batch_size
-        parts, positions = self._mixture.at(np.arange(first, first + self.batch_size))
+        return self.rows_at(step, 0, self.batch_size)
+
+    def rows_at(self, step: int, first: int, stop: int) -> WindowBatch:
+        """Windows [first, stop) of the batch of step `step`, without making the others."""
+        begin = (step * self._world_size + self._rank) * self.batch_size
+        parts, positions = self._mixture.at(np.arange(begin + first, begin + stop))
         if len(self._parts) == 1:
             return self._parts[0].windows(positions)
         rows = [np.flatnonzero(parts == number) for number in range(len(self._parts))]
         made = [(r, part.windows(positions[r])) for r, part in zip(rows, self._parts, strict=True) if len(r)]
-        return _merge(made, self.batch_size, self.state_size, self.action_size)
+        return _merge(made, stop - first, self.state_size, self.action_size)
 
     def iterate(self, start_step: int = 0, end_step: int | None = None, workers: int = 2) -> Iterator[WindowBatch]:
         """The batches of steps [start_step, end_step), made ahead by `workers` threads (0: made when asked for)."""
@@ -144,25 +158,6 @@ class WindowSampler:
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-    def _adapt(self, spec: WindowSpec, store: Store, contract: Contract | None) -> WindowSpec:
-        if contract is None:
-            for camera in spec.cameras:
-                store.contract.camera(camera)
-            return spec
-        required = contract.model_copy(update={"cameras": tuple(c for c in contract.cameras if c.name in spec.cameras)})
-        if not store.contract.state and not store.contract.action:  # video: whoever made it, only its frames count
-            required = required.model_copy(
-                update={"state": (), "action": (), "gripper": "none", "embodiment": store.contract.embodiment}
-            )
-        adapter = adapt(required, store.contract, required_by="training", offered_by=f"the store {store.path}")
-        self.notes += [f"{store.path}: {note}" for note in adapter.notes]
-        return replace(
-            spec,
-            cameras=adapter.resize,
-            state_index=adapter.state_index,
-            action_index=adapter.action_index,
-        )
 
     def _sizes(self, contract: Contract | None) -> tuple[int, int]:
         if contract is not None:
@@ -204,4 +199,10 @@ def _merge(made: list[tuple[np.ndarray, WindowBatch]], size: int, state_size: in
         action_mask=join([b.action_mask for b in batches]),
         instruction=instruction,
         index=join([b.index for b in batches]),
+        action_used=None if all(b.action_used is None for b in batches) else join([_used(b) for b in batches]),
     )
+
+
+def _used(batch: WindowBatch) -> np.ndarray:
+    """(B, A) bool `action_used`, also where it is None."""
+    return np.ones((len(batch), batch.action.shape[-1]), bool) if batch.action_used is None else batch.action_used

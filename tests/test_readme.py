@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 import subprocess
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -26,16 +28,26 @@ PAGES = [path for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "*/REA
 PAGES = sorted({path for path in PAGES if not path.relative_to(ROOT).parts[0].startswith(".")})
 
 
+def load_helper(name: str) -> ModuleType:
+    """A module beside this file; tests are no package to import it from."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+doc_blocks = load_helper("doc_blocks")
+
+
 def blocks(text: str, language: str) -> list[str]:
     """Contents of the fenced code blocks of a language; "" for those that name none."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    return [block for named, block in found if named == language]
+    return [block for named, block in doc_blocks.fenced(text) if named == language]
 
 
 def command_lines() -> list[str]:
     """Every command in the code blocks of all pages."""
-    joined = "\n".join(block for page in PAGES for block in blocks(page.read_text(), "bash"))
-    return [line for line in joined.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+    return [line for page in PAGES for block in blocks(page.read_text(), "bash") for line in doc_blocks.commands(block)]
 
 
 def makefile_targets() -> set[str]:
@@ -76,8 +88,13 @@ def check(line: str) -> None:
         check_make(words[1:])
     elif words[0] == "foreact":
         check_foreact(words[1:])
+    elif words[0] == "python":
+        if not (ROOT / words[1]).is_file():
+            raise ValueError(f"no script {words[1]} in this repository")
     else:
-        raise ValueError(f"this test knows `make` and `foreact`, not {words[0]!r}; teach it or leave the line out")
+        raise ValueError(
+            f"this test knows `make`, `foreact` and `python`, not {words[0]!r}; teach it or leave the line out"
+        )
 
 
 @pytest.mark.parametrize("line", command_lines())
@@ -92,7 +109,7 @@ def test_command_is_real(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "line",
     ["make coffee", "foreact dance", "foreact data dance x", "foreact bench sim --fast", "foreact evaluate chekpoint=x",
-     "foreact sim info too many words", "rm -rf x"],
+     "foreact sim info too many words", "python no/such.py", "rm -rf x"],
 )  # fmt: skip
 def test_made_up_command_is_seen(line: str) -> None:
     with pytest.raises((ValueError, UsageError, ConfigError)):

@@ -36,5 +36,17 @@ class WindowBatch:
     index: np.ndarray
     """(B, 2) int64: episode number in the store and frame of the current observation, to name a bad batch."""
 
+    action_used: np.ndarray | None = None
+    """(B, A) bool: which components of its actions a window teaches, where a data set lacks some or they are masked
+    out; the others are zero and must not count in a loss. None: all."""
+
+    @property
+    def action_numbers(self) -> np.ndarray:
+        """(B, T, K, A) bool: the numbers of `action` that exist and are to be learned."""
+        mask = (self.action_mask & self.history_mask[..., None])[..., None]
+        if self.action_used is not None:
+            mask = mask & self.action_used[:, None, None, :]
+        return np.broadcast_to(mask, self.action.shape).copy()
+
     def __len__(self) -> int:
         return len(self.instruction)

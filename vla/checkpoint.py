@@ -42,7 +42,14 @@ def to_json(value: object) -> bytes:
 def tensor_file(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
     """A function that writes `tensors` as a safetensors file."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    return lambda path: save_file(plain, path)
+
+    def write(path: Path) -> None:
+        try:
+            save_file(plain, path)
+        except SafetensorError as error:  # a full disk, among others
+            raise OSError(f"{path.name}: {error}") from error
+
+    return write
 
 
 def policy_files(policy: TrainablePolicy, weights: Mapping[str, Tensor] | None = None) -> Files:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +109,23 @@ class Contract(_Part):
                 return camera
         raise ContractMismatch(f"no camera {name!r}; {did_you_mean(name, [c.name for c in self.cameras])}")
 
+    def renamed(self, rename: Rename) -> Contract:
+        """The same contract under our names. What bears one of our names without being meant is called "their NAME".
+
+        Raises:
+            ContractMismatch: If it has no camera or field of a name that is mapped, or two names are mapped to one.
+        """
+        return self.model_copy(
+            update={
+                kind: tuple(
+                    item.model_copy(update={"name": name})
+                    for item, name in zip(getattr(self, kind), names, strict=True)
+                )
+                for kind in ("cameras", "state", "action")
+                for names in [_our_names(kind, [item.name for item in getattr(self, kind)], getattr(rename, kind))]
+            }
+        )
+
     def to_yaml(self) -> str:
         """The contract as YAML text, readable by `from_yaml`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -143,6 +163,37 @@ class Contract(_Part):
         if not path.is_file():
             raise ContractError(f"no contract at {path}")
         return cls.from_yaml(path.read_text(), source=str(path))
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Names on both sides, "ours: theirs", where they differ."""
+
+    cameras: Mapping[str, str] = dataclass_field(default_factory=dict)
+    state: Mapping[str, str] = dataclass_field(default_factory=dict)
+    action: Mapping[str, str] = dataclass_field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """One sentence per name."""
+        words = (("camera", self.cameras), ("state field", self.state), ("action field", self.action))
+        return [
+            f"{word} {ours} is their {theirs}"
+            for word, names in words
+            for ours, theirs in names.items()
+            if ours != theirs
+        ]
+
+
+def _our_names(kind: str, theirs: list[str], names: Mapping[str, str]) -> list[str]:
+    word = {"cameras": "camera", "state": "state field", "action": "action field"}[kind]
+    for ours, mapped in names.items():
+        if mapped not in theirs:
+            raise ContractMismatch(f"no {word} {mapped!r} to call {ours!r}; {did_you_mean(mapped, theirs)}")
+    by_theirs = {mapped: ours for ours, mapped in names.items()}
+    if len(by_theirs) != len(names):
+        twice = sorted({mapped for mapped in names.values() if list(names.values()).count(mapped) > 1})
+        raise ContractMismatch(f"{word} {twice[0]!r} is mapped to two names; each can have one")
+    return [by_theirs.get(name, f"their {name}" if name in names else name) for name in theirs]
 
 
 class Adapter(_Part):
@@ -187,7 +238,9 @@ def _index(kind: str, required: tuple[Field, ...], offered: tuple[Field, ...], p
     return tuple(index)
 
 
-def adapt(required: Contract, offered: Contract, *, required_by: str, offered_by: str) -> Adapter:
+def adapt(
+    required: Contract, offered: Contract, *, required_by: str, offered_by: str, rename: Rename | None = None
+) -> Adapter:
     """Find how offered data can satisfy what is required.
 
     Args:
@@ -195,12 +248,15 @@ def adapt(required: Contract, offered: Contract, *, required_by: str, offered_by
         offered: The contract of the side that provides (a store, an environment, a robot).
         required_by: Name of the consumer for messages, such as "checkpoint runs/a".
         offered_by: Name of the provider for messages.
+        rename: What the offered cameras and fields are called on the required side, where the names differ.
 
     Raises:
         ContractMismatch: With one line per difference that no adapter can bridge.
     """
     problems: list[str] = []
-    notes: list[str] = []
+    notes = rename.notes() if rename else []
+    if rename is not None:
+        offered = offered.renamed(rename)
     for key in ("embodiment", "rate_hz", "gripper"):
         a, b = getattr(required, key), getattr(offered, key)
         if a != b and not (key == "gripper" and a == "none"):

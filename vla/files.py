@@ -6,6 +6,7 @@ to disk, then one rename puts it in its place: a kill or a power cut at any inst
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from foreact.vla.errors import ForeActError
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 _STAGE = ".stage-"
+_OLD = ".stage-old-"
 _AGAIN = "copy the folder again or use an older checkpoint"
 
 
@@ -49,15 +51,26 @@ def write_folder(folder: Path, files: Mapping[str, bytes | Callable[[Path], None
         (stage / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         for path in [*stage.rglob("*"), stage]:
             sync(path)
-        old = folder.parent / f"{_STAGE}old-{folder.name}-{os.getpid()}"
-        if folder.exists():
-            folder.rename(old)
-        stage.rename(folder)
+        if not folder.exists():
+            stage.rename(folder)
+        elif not _exchange(stage, folder):
+            old = folder.parent / f"{_OLD}{folder.name}"
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)  # a kill between these two renames: `sweep` brings the old folder back
+            stage.rename(folder)
+            stage = old
         sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(stage, ignore_errors=True)
         raise ForeActError(f"could not write {folder}: {error}; what was there before is unchanged") from error
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step (Linux's renameat2); False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def sync(path: Path) -> None:
@@ -76,7 +89,11 @@ def sha256_of(path: Path) -> str:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what a killed `write_folder` left behind."""
+    """Remove what a killed `write_folder` left behind, and bring back what it was about to replace."""
+    for path in parent.glob(f"{_OLD}*"):
+        folder = parent / path.name.removeprefix(_OLD)
+        if not folder.exists():
+            path.rename(folder)
     for path in parent.glob(f"{_STAGE}*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from foreact.vla.rows import RowDropout
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -69,17 +72,24 @@ class Block(nn.Module):
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = Mlp(width, activation=activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = RowDropout(dropout)
+        self.recompute = False
+        """In training, keep only the block's input and compute the rest again in the backward pass."""
 
     def forward(
         self, x_BND: Tensor, mask_B1NM: Tensor | None = None, n_keys: int | None = None, first: int = 0
     ) -> Tensor:
         """(B, N, D) to (B, N - first, D): the tokens before `first` are looked at, but not carried on (a last layer
         computes only the outputs that are read). The mask has rows for the tokens from `first` on."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._run, x_BND, mask_B1NM, n_keys, first, use_reentrant=False)  # type: ignore[return-value]
+        return self._run(x_BND, mask_B1NM, n_keys, first)
+
+    def _run(self, x_BND: Tensor, mask_B1NM: Tensor | None, n_keys: int | None, first: int) -> Tensor:
         h = self.norm_attention(x_BND)
         x_BND, queries = x_BND[:, first:], h[:, first:]
         x_BND = x_BND + self.dropout(self.attention(queries, h[:, :n_keys], mask_B1NM))
-        return x_BND + self.dropout(self.mlp(self.norm_mlp(x_BND)))
+        return x_BND + self.dropout(self.mlp(self.norm_mlp(x_BND)), 1)
 
 
 class PerceiverResampler(nn.Module):
@@ -97,9 +107,11 @@ class PerceiverResampler(nn.Module):
         self.mlp = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), Mlp(width, bias=False)) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, patches_BPD: Tensor) -> Tensor:
-        """(B, P, D) to (B, L, D)."""
+    def forward(self, patches_BPD: Tensor, hint_BLD: Tensor | None = None) -> Tensor:
+        """(B, P, D) to (B, L, D); `hint_BLD` is added to the latents before they look."""
         x_BLD = self.latents_LD.expand(len(patches_BPD), -1, -1)
+        if hint_BLD is not None:
+            x_BLD = x_BLD + hint_BLD
         layers = zip(self.norm_media, self.norm_latents, self.attention, self.mlp, strict=True)
         for norm_media, norm_latents, attention, mlp in layers:
             latents = norm_latents(x_BLD)

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 GROUP = "foreact.policies"
 
-_BUILT_IN = {"gr1": ("foreact.policies.gr1.model", "GR1")}
+_BUILT_IN = {
+    "foreact": ("foreact.policies.gr1.foreact", "ForeAct"),
+    "gr1": ("foreact.policies.gr1.model", "GR1"),
+    "gr1_published": ("foreact.policies.gr1.published", "PublishedGR1"),
+}
 """Name -> (module, class), imported when asked for."""
 
 

@@ -7,7 +7,7 @@ Shape legend: N sentences, S bytes, D width.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from foreact.vla.errors import ConfigError, did_you_mean
 from foreact.vla.layers import Block
 
 MAX_BYTES = 512
+MAX_KEPT = 20_000
+"""Sentences whose vectors a frozen tower keeps."""
 CLIP_HUB_NAME = "openai/clip-vit-base-patch32"
 
 
@@ -84,6 +86,8 @@ class ClipText(TextTower):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.width = int(model.config.projection_dim)
+        self._kept: dict[str, Tensor] = {}
+        self._kept_for: object = None
 
     def train(self, mode: bool = True) -> ClipText:
         """Stays in evaluation mode: the tower is frozen."""
@@ -91,9 +95,35 @@ class ClipText(TextTower):
 
     @torch.no_grad()
     def forward(self, sentences: Sequence[str]) -> Tensor:
+        """Vectors (N, D), each computed once: the tower is frozen, and a data set has few different sentences.
+
+        A sentence is computed by itself, so that its vector does not depend on which others came with it. What was
+        computed is forgotten when weights, device or arithmetic change.
+        """
+        weights = list(self.model.parameters())
+        device = weights[0].device
+        arithmetic = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        valid_for = (device, arithmetic, weights[0].dtype, [weight._version for weight in weights])
+        if valid_for != self._kept_for or len(self._kept) > MAX_KEPT:
+            self._kept, self._kept_for = {}, valid_for
+        for sentence in sentences:
+            if sentence not in self._kept:
+                self._kept[sentence] = self._embed([sentence])[0]
+        return torch.stack([self._kept[sentence] for sentence in sentences])
+
+    def _embed(self, sentences: Sequence[str]) -> Tensor:
         device = next(self.model.parameters()).device
-        tokens = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt").to(device)
-        vectors = self.model(**tokens).text_embeds.float()
+        longest = self.model.config.max_position_embeddings
+        tokens = self.tokenizer(
+            list(sentences), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        ).to(device)
+        return self.embed_tokens(tokens["input_ids"], tokens["attention_mask"])
+
+    @torch.no_grad()
+    def embed_tokens(self, tokens_NS: Tensor, mask_NS: Tensor | None = None) -> Tensor:
+        """Sentence vectors (N, D) of unit length from tokens (N, S); attention is causal, so padding on the right
+        changes nothing."""
+        vectors = self.model(input_ids=tokens_NS, attention_mask=mask_NS).text_embeds.float()
         return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-6)
 
     def files(self) -> dict[str, bytes]:
@@ -110,6 +140,39 @@ class ClipText(TextTower):
 
         config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
         return cls(CLIPTextModelWithProjection(config), CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+def clip_text_weights(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The text tower of OpenAI's CLIP (openai/CLIP, MIT: clip/model.py) under the names that transformers uses.
+
+    Args:
+        original: State dict of the whole model; the image tower and the temperature are left out.
+    """
+    names = {
+        "token_embedding.weight": "embeddings.token_embedding.weight",
+        "positional_embedding": "embeddings.position_embedding.weight",
+        "ln_final.weight": "final_layer_norm.weight",
+        "ln_final.bias": "final_layer_norm.bias",
+    }
+    parts = {
+        "attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+    }  # fmt: skip
+    weights = {"text_projection.weight": original["text_projection"].T.contiguous()}
+    weights |= {f"text_model.{ours}": original[theirs] for theirs, ours in names.items()}
+    for name, tensor in original.items():
+        if not name.startswith("transformer.resblocks."):
+            continue
+        number, part = name.removeprefix("transformer.resblocks.").split(".", 1)
+        layer = f"text_model.encoder.layers.{number}"
+        module, _, kind = part.rpartition(".")
+        if part.startswith("attn.in_proj_"):
+            kind = part.removeprefix("attn.in_proj_")
+            for which, third in zip("qkv", tensor.chunk(3), strict=True):
+                weights[f"{layer}.self_attn.{which}_proj.{kind}"] = third.clone()
+        else:
+            weights[f"{layer}.{parts[module]}.{kind}"] = tensor
+    return weights
 
 
 def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "") -> TextTower:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.policy import Plan
+from foreact.vla.rows import Rows, set_rows
 
 Statistics = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -40,8 +41,29 @@ class TrainablePolicy(nn.Module):
     # --- training ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def loss(self, batch: WindowBatch) -> dict[str, Tensor]:
-        """Losses and metrics of one batch; "total" is what to minimise."""
+    def loss(self, batch: WindowBatch, counts: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """Losses and metrics of one batch; "total" is what to minimise.
+
+        With `counts`, the batch is a piece of a larger one, and each number is this piece's share: the shares of all
+        pieces add up to the numbers of the whole. Only a policy that brings `loss_counts` is asked so.
+        """
+
+    def loss_counts(self, batch: WindowBatch) -> dict[str, float] | None:
+        """How many elements each mean of `loss` is taken over, by name, from masks alone; sums over the pieces of a
+        batch come back as `counts`. None (the default): this policy's batches cannot be cut into pieces."""
+        return None
+
+    rows: Rows | None = None
+    """Which windows of a step's batch the next `loss` is for, set by the training loop: what a policy draws at random
+    should follow from it, so that it does not depend on how many processes share the batch."""
+
+    def set_rows(self, rows: Rows | None) -> None:
+        """Say which windows come next; every `RowDropout` inside is told too."""
+        self.rows = rows
+        set_rows(self, rows, next(self.parameters()).device)
+
+    def after_step(self) -> None:
+        """Called by the training loop after each optimiser step; for weights that follow others (nothing by default)."""
 
     # --- acting, in three steps so that a runtime can keep what does not change ---------------------------------------
 
@@ -89,6 +111,19 @@ class TrainablePolicy(nn.Module):
             current = {name: image[rows.to(image.device), last] for name, image in images.items()}
         frames_BTFD = rearrange(frames, "(b t) f d -> b t f d", t=T)
         return self.plan_from(frames_BTFD, self.encode_text(instruction), history_mask_BT, current)
+
+    def to_commands(self, raw_BKA: Tensor) -> Tensor:
+        """Raw outputs to actions of the contract."""
+        columns: list[Tensor] = []
+        for field in self.contract.action:
+            start = sum(column.shape[-1] for column in columns)
+            part = raw_BKA[..., start : start + field.size]
+            if start == self.gripper_index:
+                part = torch.where(part > 0, 1.0, -1.0)
+            elif field.low is not None or field.high is not None:
+                part = part.clamp(field.low, field.high)
+            columns.append(part)
+        return torch.cat(columns, dim=-1) if columns else raw_BKA
 
     # --- the folder it lives in --------------------------------------------------------------------------------------
 

@@ -38,6 +38,8 @@ class VisionTower(nn.Module):
 
     width: int
     """Width of its tokens, D."""
+    grid: tuple[int, int]
+    """Rows and columns of its patches."""
 
     def files(self) -> dict[str, bytes]:
         """What a checkpoint must keep besides weights, to build the tower again offline."""
@@ -54,6 +56,7 @@ class SmallVision(VisionTower):
         if height % 8 or wide % 8:
             raise ConfigError(f"vision 'small' needs pictures whose sides are multiples of 8, found {height}x{wide}")
         self.width = width
+        self.grid = (height // 8, wide // 8)
         channels = (3, width // 4, width // 2, width)
         self.stem = nn.Sequential()
         for narrow, broad in zip(channels, channels[1:], strict=False):
@@ -88,7 +91,8 @@ class PretrainedVision(VisionTower):
         # DINOv2 interpolates its positions: 16 x 16 patches are enough, its own 518 pixels would cost five times more.
         side = 16 * config.patch_size if self.family == "dinov2" else config.image_size
         self.size = (int(side), int(side))
-        self.patches = (int(side) // config.patch_size) ** 2
+        self.grid = (int(side) // config.patch_size,) * 2
+        self.patches = self.grid[0] * self.grid[1]
         self.width = int(config.hidden_size)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
@@ -170,3 +174,8 @@ def load_pretrained_tower(name: str, folder: str) -> Any:
             f"Download {PRETRAINED[name]} into a folder and name it with policy.vision_folder=DIR, "
             "or use policy.vision=small."
         ) from error
+
+
+def to_pixels(frames: Tensor) -> Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1] (channels last in memory)."""
+    return (frames.float() / 255.0).permute(0, 3, 1, 2)

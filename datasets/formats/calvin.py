@@ -16,6 +16,7 @@ import numpy as np
 
 from foreact.datasets.episode import EpisodeData, Segment
 from foreact.datasets.formats.base import FormatError
+from foreact.datasets.formats.calvin_actions import NOTICEABLE, differ, relative_actions, with_six_numbers
 from foreact.datasets.formats.calvin_language import Window, read_pickled_dict, read_windows
 from foreact.datasets.formats.calvin_pieces import MAX_PIECE, cut
 from foreact.datasets.formats.calvin_scenes import SPLITS, by_colour, find_split, scene_of
@@ -45,15 +46,22 @@ _ACTIONS = {
 _KEYS = {"relative": "rel_actions", "absolute": "actions"}
 
 
-def calvin_contract(actions: str = "relative") -> Contract:
-    """The contract of CALVIN's frames: the same as that of ForeAct's desk, so that one policy fits both."""
+_ROTATIONS = {
+    "euler": Field(name="tcp_euler", unit="rad", **_EULER),
+    "rot6d": Field(name="tcp_rot6d", unit="1", frame="world", size=6, rotation="rot6d", low=-1.0, high=1.0),
+}
+_SAMPLE = 200
+
+
+def calvin_contract(actions: str = "relative", rotation: str = "euler") -> Contract:
+    """The contract of CALVIN's frames; with Euler angles that of ForeAct's desk, so that one policy fits both."""
     return Contract(
         embodiment="panda_long_finger",
         rate_hz=30.0,
         cameras=tuple(Camera(name=name, height=h, width=w) for name, (h, w) in _CAMERAS.items()),
         state=(
             Field(name="tcp_position", size=3, unit="m", frame="world"),
-            Field(name="tcp_euler", unit="rad", **_EULER),
+            _ROTATIONS[rotation],
             Field(name="gripper_width", size=1, unit="m", low=0.0, high=0.08),
             Field(name="joint_position", size=7, unit="rad"),
             Field(name="gripper_command", size=1, unit="1", low=-1.0, high=1.0),
@@ -83,6 +91,9 @@ class CalvinSource:
         "mode": "language (default): annotated windows; play: everything, without language; both: everything, with the "
         "windows as segments",
         "actions": "relative (default) or absolute: which are the action; the others are kept as extras",
+        "recompute": "yes: relative actions are computed from the absolute ones, not taken from the files; how "
+        "many differ is noted",
+        "rotation": "of the state: euler (default), as ForeAct's desk; rot6d: two columns of the rotation matrix",
         "split": "D, ABC or ABCD: whose frame numbers those of training/ are; default: by folder and numbers",
         "annotations": "folder with auto_lang_ann.npy; default lang_annotations",
         "piece": f"play is cut between windows into pieces of about so many frames; default {MAX_PIECE}",
@@ -90,15 +101,18 @@ class CalvinSource:
 
     def __init__(
         self, path: Path, contract: Contract | None = None, *, mode: str = "language", actions: str = "relative",
-        split: str = "", annotations: str = "lang_annotations", piece: str = str(MAX_PIECE),
+        recompute: str = "no", rotation: str = "euler", split: str = "", annotations: str = "lang_annotations",
+        piece: str = str(MAX_PIECE),
     ):  # fmt: skip
         self.path = Path(path)
         self._mode = one_of(mode, "mode", ("language", "play", "both"))
         self._actions = one_of(actions, "actions", tuple(_ACTIONS))
+        self._recompute = one_of(recompute, "recompute", ("yes", "no")) == "yes"
+        self._rotation = one_of(rotation, "rotation", tuple(_ROTATIONS))
         self._split = one_of(split, "split", tuple(SPLITS)) if split else ""
         self._piece = natural(piece, "piece", 20_000)
         self._annotations = annotations
-        self.contract = calvin_contract(self._actions)
+        self.contract = calvin_contract(self._actions, self._rotation)
         if contract is not None and contract.hash != self.contract.hash:
             raise FormatError("CALVIN's contract is fixed by the dataset; leave --contract out")
         self._notes = [
@@ -114,6 +128,8 @@ class CalvinSource:
         self._episodes = dict(zip(names, found, strict=True))
         self._stems: dict[Path, str] = {}
         self.frames: int | None = sum(e.end - e.start + 1 for e in found)
+        if self._recompute and found:
+            self._notes.append(self._sample())
 
     @property
     def notes(self) -> Sequence[str]:
@@ -141,11 +157,17 @@ class CalvinSource:
         frames = [self._frame(episode.part, number) for number in range(episode.start, episode.end + 1)]
         arrays = {key: np.stack([frame[key] for frame in frames]) for key in (*_CAMERAS, *_NUMBERS)}
         scene_obs = arrays["scene_obs"].astype(np.float32)
+        meta: dict[str, Any] = {}
+        if self._recompute:
+            recorded = arrays["rel_actions"]
+            arrays["rel_actions"] = relative_actions(arrays["robot_obs"], arrays["actions"])
+            meta["recorded_actions_off"] = int(differ(recorded, arrays["rel_actions"]).sum())
+        state = with_six_numbers(arrays["robot_obs"]) if self._rotation == "rot6d" else arrays["robot_obs"]
         other = "absolute" if self._actions == "relative" else "relative"
         first = episode.windows[0] if episode.language else None
         return EpisodeData(
             images={camera: arrays[camera] for camera in _CAMERAS},
-            state=arrays["robot_obs"].astype(np.float32),
+            state=state.astype(np.float32),
             action=arrays[_KEYS[self._actions]].astype(np.float32),
             extras={
                 "scene_obs": scene_obs,
@@ -159,7 +181,25 @@ class CalvinSource:
                 "scene": episode.scene,
                 "split": episode.split,
                 **({"task": first.task} if first else {}),
+                **meta,
             },
+        )
+
+    def _sample(self) -> str:
+        """How far the recorded relative actions of frames here and there are from those computed."""
+        ends = np.cumsum([e.end - e.start + 1 for e in self._episodes.values()])
+        episodes, off = list(self._episodes.values()), 0
+        chosen = np.unique(np.linspace(0, ends[-1] - 1, _SAMPLE).astype(int))
+        for at in chosen:
+            which = int(np.searchsorted(ends, at, side="right"))
+            episode = episodes[which]
+            number = episode.end + 1 - int(ends[which] - at)
+            frame = {key: value[None] for key, value in self._frame(episode.part, number).items()}
+            off += int(differ(frame["rel_actions"], relative_actions(frame["robot_obs"], frame["actions"]))[0])
+        return (
+            f"relative actions are computed from the absolute ones; in {off} of {len(chosen)} frames looked at "
+            f"({off / len(chosen):.1%}) the recorded ones are more than {NOTICEABLE:.0%} of the largest step away "
+            "(per episode: meta recorded_actions_off, in frames)"
         )
 
     @staticmethod

@@ -23,6 +23,7 @@ from foreact.datasets.formats.identity import (
 )
 from foreact.datasets.formats.pool import parallel
 from foreact.datasets.formats.registry import Opening, format_named, load, open_sink
+from foreact.datasets.space import check_space
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ForeActError
 
@@ -83,14 +84,16 @@ def convert(
 
     Raises:
         FormatError: If the source is damaged, or the target was begun by another conversion.
+        NoSpace: If the disk of the target has no room for two episodes like the first.
         ForeActError: If an episode does not fit the contract.
     """
     source = opening.open()
     names = list(source.names())
     if len(set(names)) != len(names):
         raise FormatError(f"{opening.path}: episode names are not unique; this is a defect of {source.format}")
+    first = _first(source, names)
     identity = {
-        "source": source_identity(opening.format, opening.options, source.contract, names, _first(source, names)),
+        "source": source_identity(opening.format, opening.options, source.contract, names, first),
         "target": {"format": target.format, "options": dict(sorted(target.options.items()))},
     }
     chosen = names if episodes is None else names[:episodes]
@@ -101,6 +104,7 @@ def convert(
         report.skipped = len(chosen)
         report.notes = list(dict.fromkeys([*source.notes, f"{target.path} was complete already"]))
         return report
+    check_space(target.path, _largest_bytes(first, target), f"converting into {target.path}")
     write_identity(target.path, identity | {"chosen": len(chosen), "complete": False})
     try:
         sink = target.open(source.contract)
@@ -200,6 +204,16 @@ def _bytes_per_frame(episode: EpisodeData, codec: str) -> float:
         total += sum(map(len, encoder.finish())) / len(some)
     arrays = (episode.state, episode.action, *episode.extras.values())
     return total + sum(array.nbytes for array in arrays if array is not None) / len(episode)
+
+
+def _largest_bytes(episode: EpisodeData | None, target: Target) -> float:
+    """A bound for the size of an episode in the target [bytes]; images count raw where their codec is not known."""
+    if episode is None:
+        return 0.0
+    if target.format == "foreact":
+        return _bytes_per_frame(episode, target.options.get("codec", "fast")) * len(episode)
+    arrays = (episode.state, episode.action, *episode.extras.values(), *episode.images.values())
+    return float(sum(array.nbytes for array in arrays if array is not None))
 
 
 Result = tuple[str, int, ForeActError | None]

@@ -31,6 +31,7 @@ from foreact.datasets.formats.pictures import decode_picture
 from foreact.datasets.formats.tfds_features import Leaf, read_step_features
 from foreact.datasets.formats.tfrecord import Feature, parse_example, read_record, record_offsets
 from foreact.vla.contract import Camera, Contract, Field
+from foreact.vla.errors import ConfigError, did_you_mean
 
 ASSUMED_RATE_HZ = 10.0
 _FILE = re.compile(r"(.+)-([A-Za-z0-9_]+)\.tfrecord-(\d{5})-of-(\d{5})")
@@ -46,11 +47,15 @@ class RldsSource:
         "rate_hz": "control rate [Hz], which the format does not record; default 10",
         "split": "only this split, such as train; default: all",
         "robot": "name of the robot; default: the dataset's",
+        "state": "keys of the observation that are the state, in this order, such as state,gripper_closed; default: "
+        "all vectors but embeddings",
+        "action": "keys of the action, in this order, such as world_vector,rotation_delta; default: all",
     }
 
     def __init__(
-        self, path: Path, contract: Contract | None = None, *, rate_hz: str = "", split: str = "", robot: str = ""
-    ):
+        self, path: Path, contract: Contract | None = None, *, rate_hz: str = "", split: str = "", robot: str = "",
+        state: str = "", action: str = "",
+    ):  # fmt: skip
         self.path = Path(path)
         info = read_json(self.path / "dataset_info.json", "the dataset's info", 1 << 26)
         self._leaves = {leaf.key: leaf for leaf in read_step_features(self.path / "features.json")}
@@ -60,6 +65,7 @@ class RldsSource:
         self.frames: int | None = None
         self._offsets = lru_cache(64)(record_offsets)
         self._notes: list[str] = []
+        self._wanted = {"state": _keys(state), "action": _keys(action)}
         name = robot or str(info.get("name") or "unknown")
         self.contract, self._cameras, self._state, self._action = self._map(
             positive(rate_hz or str(ASSUMED_RATE_HZ), "rate_hz"), safe_name(name)
@@ -171,10 +177,12 @@ class RldsSource:
                 dropped.append(leaf.key.removeprefix("steps/"))
         if not cameras:
             raise FormatError(f"{self.path}: no colour images in steps/observation")
+        state = self._choose("state", state, "steps/observation/", dropped)
+        action = self._choose("action", action, "steps/action/", dropped)
         self._notes.append("units and frames of state and action are not recorded; give --contract to name them")
         self._notes.append("is_first, is_last and is_terminal are left out: an episode begins and ends where it does")
         if dropped:
-            self._notes.append(f"left out, neither images nor vectors: {', '.join(dropped)}")
+            self._notes.append(f"left out: {', '.join(sorted(dropped))}")
         contract = Contract(
             embodiment=robot,
             rate_hz=rate_hz,
@@ -183,6 +191,16 @@ class RldsSource:
             action=_fields(action),
         )
         return contract, cameras, [leaf.key for leaf in state], [leaf.key for leaf in action]
+
+    def _choose(self, part: str, leaves: list[Leaf], prefix: str, dropped: list[str]) -> list[Leaf]:
+        """The wanted leaves in the wanted order; by default all but the vectors of sentences."""
+        known = {leaf.key.removeprefix(prefix).removeprefix("steps/"): leaf for leaf in leaves}
+        wanted = self._wanted[part] or [key for key in known if not key.endswith("_embedding")]
+        for key in wanted:
+            if key not in known:
+                raise ConfigError(f"option {part}: {self.path} has no vector {key!r}; {did_you_mean(key, known)}")
+        dropped += [leaf.key.removeprefix("steps/") for key, leaf in known.items() if key not in wanted]
+        return [known[key] for key in wanted]
 
     def _look(self, leaf: Leaf) -> tuple[int, int]:
         """Size of the first picture, where features.json leaves it open."""
@@ -226,6 +244,13 @@ class RldsSource:
         if not found:
             raise FormatError(f"{self.path} has no episodes")
         return found
+
+
+def _keys(text: str) -> list[str]:
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    if len(set(keys)) != len(keys):
+        raise ConfigError(f"each key once, found {text!r}")
+    return keys
 
 
 def _fields(leaves: list[Leaf]) -> tuple[Field, ...]:

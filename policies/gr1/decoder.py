@@ -41,22 +41,34 @@ class PixelDecoder(nn.Module):
 
     def forward(self, queries_NQD: Tensor, current_N3HW: Tensor) -> Tensor:
         """Query outputs and the current frames (pixels in [0, 1]) to predicted frames (N, 3, H, W)."""
+        return self.picture(self.features(queries_NQD, current_N3HW), current_N3HW)
+
+    def features(self, queries_NQD: Tensor, current_N3HW: Tensor) -> Tensor:
+        """What is known of each patch of the future frame (N, P, width), before it is painted."""
         rows, columns = (side // self.patch for side in current_N3HW.shape[-2:])
-        now_NPC = rearrange(current_N3HW, "n c (r p) (s q) -> n (r s) (p q c)", p=self.patch, q=self.patch)
+        now_NPC = self._patches(current_N3HW)
         masks = (self.mask_token_D + self._table(rows, columns)).expand(len(queries_NQD), -1, -1)
         if self.see is not None:
             masks = masks + self.see((now_NPC - 0.5) * 4.0)
         x = torch.cat([self.embed(queries_NQD), masks], dim=1)
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x[:, queries_NQD.shape[1] :])
-        painted_NPC = self.paint(x).float() * 0.25 + 0.5
+        return self.norm(x[:, queries_NQD.shape[1] :])
+
+    def picture(self, x_NPD: Tensor, current_N3HW: Tensor) -> Tensor:
+        """From `features` to predicted frames (N, 3, H, W)."""
+        rows, columns = (side // self.patch for side in current_N3HW.shape[-2:])
+        painted_NPC = self.paint(x_NPD).float() * 0.25 + 0.5
         if self.keep is not None:
-            keep_NPC = repeat(self.keep(x).float().sigmoid(), "n p k -> n p (k c)", c=3)
-            painted_NPC = keep_NPC * now_NPC + (1.0 - keep_NPC) * painted_NPC
+            keep_NPC = repeat(self.keep(x_NPD).float().sigmoid(), "n p k -> n p (k c)", c=3)
+            painted_NPC = keep_NPC * self._patches(current_N3HW) + (1.0 - keep_NPC) * painted_NPC
         return rearrange(
             painted_NPC, "n (r s) (p q c) -> n c (r p) (s q)", r=rows, s=columns, p=self.patch, q=self.patch
         )
+
+    def _patches(self, frames_N3HW: Tensor) -> Tensor:
+        """(N, P, 3 * patch * patch), row in the patch outermost, channel innermost."""
+        return rearrange(frames_N3HW, "n c (r p) (s q) -> n (r s) (p q c)", p=self.patch, q=self.patch)
 
     def _table(self, rows: int, columns: int) -> Tensor:
         device = self.mask_token_D.device

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.decoder import PixelDecoder
-from foreact.policies.gr1.losses import policy_losses
+from foreact.policies.gr1.losses import loss_counts, policy_losses
 from foreact.policies.gr1.state import StateEncoding
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
@@ -35,7 +35,7 @@ from foreact.vla.layers import Block, PerceiverResampler
 from foreact.vla.policy import Plan
 from foreact.vla.text import ClipText, TextTower, build_text
 from foreact.vla.trainable import Statistics, TrainablePolicy
-from foreact.vla.vision import PretrainedVision, VisionTower, build_vision
+from foreact.vla.vision import PretrainedVision, VisionTower, build_vision, to_pixels
 
 
 class GR1(TrainablePolicy):
@@ -258,24 +258,15 @@ class GR1(TrainablePolicy):
             foresight_steps=0 if current is None else self.config.foresight_steps,
         )
 
-    def to_commands(self, raw_BKA: Tensor) -> Tensor:
-        """Raw outputs to actions of the contract."""
-        columns: list[Tensor] = []
-        for field in self.contract.action:
-            start = sum(column.shape[-1] for column in columns)
-            part = raw_BKA[..., start : start + field.size]
-            if start == self.gripper_index:
-                part = torch.where(part > 0, 1.0, -1.0)
-            elif field.low is not None or field.high is not None:
-                part = part.clamp(field.low, field.high)
-            columns.append(part)
-        return torch.cat(columns, dim=-1) if columns else raw_BKA
-
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def loss(self, batch: WindowBatch) -> dict[str, Tensor]:
+    def loss(self, batch: WindowBatch, counts: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Losses and metrics of one batch; "total" is what to minimise. See `losses.policy_losses` for the parts."""
-        return policy_losses(self, batch)
+        return policy_losses(self, batch, counts)
+
+    def loss_counts(self, batch: WindowBatch) -> dict[str, float]:
+        """What the means of `loss` are taken over; see `losses.loss_counts`."""
+        return loss_counts(self, batch)
 
     # --- the folder it lives in --------------------------------------------------------------------------------------
 
@@ -296,8 +287,3 @@ class GR1(TrainablePolicy):
         vision = None if sizes.vision == "small" else PretrainedVision.from_files(folder / "vision")
         text = None if sizes.text == "small" else ClipText.from_files(folder / "text")
         return cls(sizes, contract, statistics, vision=vision, text=text)
-
-
-def to_pixels(frames: Tensor) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1] (channels last in memory)."""
-    return (frames.float() / 255.0).permute(0, 3, 1, 2)

@@ -36,6 +36,16 @@ class StateEncoding(nn.Module):
             start += field.size
         self.size = len(self.plain) + 2 * len(self.angles)
 
+    def places(self, positions: Sequence[int]) -> list[int]:
+        """Where in the features the numbers at these positions of the state are to be found."""
+        angle = len(self.plain)
+        found = [self.plain.index(position) for position in positions if position in self.plain]
+        for position in positions:
+            if position in self.angles:
+                row = angle + self.angles.index(position)
+                found += [row, row + len(self.angles)]
+        return found
+
     def forward(self, state: Tensor) -> Tensor:
         """Normalised plain numbers, then sines, then cosines of the angles."""
         plain = ((state - self.mean_S) / self.std_S)[..., self.plain].clamp(-10.0, 10.0)

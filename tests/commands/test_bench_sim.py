@@ -19,10 +19,10 @@ SHORT = ["bench", "sim", "--steps", "10", "--repeats", "1", "--processes", "1"]
 def test_it_measures_speed_memory_and_settings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (9.0 * (os.cpu_count() or 1), 0.0, 0.0))
+    monkeypatch.setattr("foreact.commands.bench_sim.busy_share", lambda: 0.9)
     assert run(app, [*SHORT, "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "busy (load average 900 % of its cores)" in err
+    assert "busy (90 % of its cores were used by others)" in err
     found = json.loads(out)
     drawn, plain, drawn_many, plain_many = found["steps_per_s"].values()
     assert 0 < drawn < plain and 0 < drawn_many < plain_many

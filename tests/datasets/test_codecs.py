@@ -29,7 +29,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
 
 
-@pytest.mark.parametrize("spec", ["raw", "zstd", "zstd:level=9", "png", "webp:quality=100"])
+@pytest.mark.parametrize("spec", ["raw", "zstd", "zstd:level=9", "png", "webp:quality=100", "delta", "delta:group=1"])
 def test_lossless_codecs_keep_every_pixel(spec: str) -> None:
     codec, frame = codec_from_spec(spec), picture()
     encoder = codec.encoder(84, 200)
@@ -43,7 +43,16 @@ def test_lossless_codecs_keep_every_pixel(spec: str) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "least_db"),
-    [("fast", 38), ("small", 34), ("jpeg:quality=80,subsampling=420", 28), ("webp", 30), ("h264", 25), ("av1", 25)],
+    [
+        ("fast", 38),
+        ("balanced", 36),
+        ("small", 34),
+        ("h264:fast=1,group=3", 25),
+        ("jpeg:quality=80,subsampling=420", 28),
+        ("webp", 30),
+        ("h264", 25),
+        ("av1", 25),
+    ],
 )
 def test_lossy_codecs_stay_near(spec: str, least_db: float) -> None:
     codec, frame = codec_from_spec(spec), picture()
@@ -59,6 +68,46 @@ def test_lossy_codecs_stay_near(spec: str, least_db: float) -> None:
             for decoded, each in zip(codec.decode(blobs[group], height, width), frames[group], strict=True):
                 assert decoded.shape == each.shape and decoded.dtype == np.uint8
                 assert psnr(each, decoded) > least_db
+
+
+@pytest.mark.parametrize("spec", ["fast", "exact", "balanced", "small", "h264", "av1", "raw", "delta:group=4"])
+def test_some_frames_are_the_same_as_out_of_all(spec: str) -> None:
+    codec = codec_from_spec(spec)
+    rng = np.random.default_rng(0)
+    frames = [np.roll(picture(), t, axis=1) + rng.integers(0, 3, (84, 200, 3), np.uint8) for t in range(26)]
+    encoder = codec.encoder(84, 200)
+    for each in frames:
+        encoder.add(each)
+    blobs = encoder.finish()
+    alone = [
+        frame
+        for first in range(0, len(blobs), codec.group)
+        for frame in codec.decode(blobs[first : first + codec.group], 84, 200)
+    ]
+    for wanted in ([0], [25], [3, 4, 5], [9, 10], [1, 11, 12, 23], list(range(26))):
+        needed = codec.needs(wanted)
+        assert set(wanted) <= set(needed) and needed == sorted(set(needed))
+        batch = np.zeros((26, 84, 200, 3), np.uint8)
+        codec.decode_into({t: blobs[t] for t in needed}, {t: batch[t] for t in wanted}, 84, 200)
+        for t in range(26):
+            np.testing.assert_array_equal(batch[t], alone[t] if t in wanted else 0)
+
+
+def test_what_stands_still_costs_delta_next_to_nothing() -> None:
+    frames = [picture() for _ in range(10)]
+    frames[7][40:44, 60:64] += 9
+    encoder = codec_from_spec("delta").encoder(84, 200)
+    for each in frames:
+        encoder.add(each)
+    key, *rest = (len(blob) for blob in encoder.finish())
+    assert max(rest) < 60 < key
+
+
+def test_new_options_do_not_change_the_names_of_old_codecs() -> None:
+    assert codec_from_spec("h264:crf=18,subsampling=444").spec == "h264:crf=18,subsampling=444"
+    assert codec_from_spec("h264:crf=18,fast=1").spec == "h264:crf=18,subsampling=444,fast=1"
+    for name in PRESETS:
+        assert codec_from_spec(codec_from_spec(name).spec) == codec_from_spec(name)
 
 
 def _video(spec: str, height: int, width: int) -> bytes:
@@ -91,12 +140,12 @@ def _png(height: int, width: int) -> bytes:
         ("jpeg", _jpeg(60_000, 60_000)),
         ("jpeg", _jpeg(83, 200)),
         ("png", _png(60_000, 60_000)),
-        ("zstd", bytes(Zstd().encode(bytes(200_000_000)))),
+        *((spec, bytes(Zstd().encode(bytes(200_000_000)))) for spec in ("zstd", "delta")),
         ("zstd", bytes(Zstd().encode(bytes(84 * 200 * 3 - 1)))),
         ("raw", bytes(84 * 200 * 3 + 1)),
         *(
             (spec, blob)
-            for spec in ("jpeg", "png", "webp", "zstd", "raw")
+            for spec in ("jpeg", "png", "webp", "zstd", "raw", "delta")
             for blob in (b"", b"nonsense", b"\xff\xd8\xff")
         ),
         ("png", _jpeg(84, 200)),
@@ -125,6 +174,10 @@ def test_hostile_bytes_are_refused_before_memory_is_taken(spec: str, blob: bytes
         ("jpeg:qality=3", "has no option 'qality'.*did you mean 'quality'"),
         ("jpeg:quality=high", "quality must be int, found 'high'"),
         ("jpeg:quality=300", "quality"),
+        ("delta:group=0", "group 1 to 1000, found 3 and 0"),
+        ("h264:group=0", "group 1 to 250"),
+        ("h264:fast=2", "fast 0 or 1"),
+        ("h264:subsampling=422", "444, 420 or rgb"),
         ("os.system", "no image codec"),
     ],
 )
@@ -134,6 +187,6 @@ def test_unknown_specs_are_explained(spec: str, message: str) -> None:
 
 
 def test_presets_name_codecs() -> None:
-    assert {"fast", "small"} <= set(PRESETS)
+    assert {"fast", "exact", "balanced", "small"} <= set(PRESETS)
     for name, spec in PRESETS.items():
         assert codec_from_spec(name) == codec_from_spec(spec)

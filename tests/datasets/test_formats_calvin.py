@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from foreact.datasets.formats.base import FormatError, Source
 from foreact.datasets.formats.calvin import CalvinSource, calvin_contract
@@ -184,6 +185,109 @@ def test_a_missing_frame_is_named(tmp_path: Path, write_calvin: WriteCalvin) -> 
     source = CalvinSource(part)
     with pytest.raises(FormatError, match=r"episode_0000003\.npz is missing"):
         source.read(source.names()[0])
+
+
+def rewrite(part: Path, change: Callable[[int, dict[str, np.ndarray]], None]) -> None:
+    """Change every frame on the disk."""
+    for path in sorted(part.glob("episode_*.npz")):
+        with np.load(path) as stored:
+            frame = {key: stored[key] for key in stored.files}
+        change(int(path.stem[-7:]), frame)
+        np.savez(path, **frame)  # pyright: ignore[reportArgumentType]
+
+
+def flipping(number: int, frame: dict[str, np.ndarray]) -> None:
+    """A hand that points down and turns about its own axis, with a roll that hovers at pi."""
+    turn = Rotation.from_euler("xyz", [np.pi, 0, 0]) * Rotation.from_rotvec([0.04 * (number - 12), 0, 0.03 * number])
+    after = Rotation.from_euler("xyz", [np.pi, 0, 0]) * Rotation.from_rotvec([0.04 * (number - 11), 0, 0.03 * number])
+    frame["robot_obs"][:3] = [0.1, 0.2 + 0.01 * number, 0.5]
+    frame["robot_obs"][3:6] = turn.as_euler("xyz")
+    frame["actions"][:3] = [0.1 + 0.05, 0.21 + 0.01 * number, 0.496]
+    frame["actions"][3:6] = after.as_euler("xyz")
+    frame["actions"][6] = frame["rel_actions"][6]
+    steps = (after.as_euler("xyz") - turn.as_euler("xyz") + np.pi) % (2 * np.pi) - np.pi
+    # As documented: clipped at 0.02 m and 0.05 rad, in units of them. One frame in four is recorded otherwise.
+    frame["rel_actions"][:3] = [1.0, 0.5, -0.2]
+    frame["rel_actions"][3:6] = np.clip(steps / 0.05, -1, 1) + (0.02 if number % 4 == 0 else 0.005)
+
+
+@pytest.mark.parametrize("actions", ["relative", "absolute"])
+def test_relative_actions_are_recomputed_and_the_recorded_ones_judged(
+    tmp_path: Path, write_calvin: WriteCalvin, actions: str
+) -> None:
+    part = write_calvin(tmp_path / "training", [(0, 19)], [(4, 15, "t", "x")])
+    rewrite(part, flipping)
+    recorded, computed = CalvinSource(part, actions=actions), CalvinSource(part, actions=actions, recompute="yes")
+    (name,) = computed.names()
+    before, episode = recorded.read(name), computed.read(name)
+    ours = episode.action if actions == "relative" else episode.extras["relative_action"]
+    theirs = before.action if actions == "relative" else before.extras["relative_action"]
+    assert ours is not None and theirs is not None
+    np.testing.assert_allclose(ours[:, :3], np.tile([1, 0.5, -0.2], (12, 1)), atol=1e-6)  # 0.05 m is clipped
+    off = np.where(np.arange(4, 16) % 4 == 0, 0.02, 0.005)
+    np.testing.assert_allclose(theirs[:, 3:6] - ours[:, 3:6], np.tile(off[:, None], 3), atol=1e-5)
+    assert np.abs(ours[:, 3:6]).max() <= 1 and np.abs(np.diff(episode.state[:, 3])).max() > 6  # pyright: ignore
+    np.testing.assert_array_equal(ours[:, 6], theirs[:, 6])
+    assert episode.meta["recorded_actions_off"] == 3 and "recorded_actions_off" not in before.meta
+    assert any("in 3 of 12 frames looked at (25.0%)" in note for note in computed.notes)
+
+
+def test_six_numbers_do_not_jump_where_the_roll_flips(tmp_path: Path, write_calvin: WriteCalvin) -> None:
+    part = write_calvin(tmp_path / "training", [(0, 19)], [(4, 15, "t", "x")])
+    rewrite(part, flipping)
+    source = CalvinSource(part, rotation="rot6d")
+    euler = CalvinSource(part).read(source.names()[0]).state
+    state = source.read(source.names()[0]).state
+    assert euler is not None and state is not None
+    assert [(f.name, f.size) for f in source.contract.state][:3] == [
+        ("tcp_position", 3), ("tcp_rot6d", 6), ("gripper_width", 1),
+    ]  # fmt: skip
+    assert source.contract.state[1].rotation == "rot6d" and source.contract.state_size == state.shape[1] == 18
+    matrices = Rotation.from_euler("xyz", euler[:, 3:6]).as_matrix()
+    np.testing.assert_allclose(state[:, 3:6], matrices[:, :, 0], atol=1e-6)
+    np.testing.assert_allclose(state[:, 6:9], matrices[:, :, 1], atol=1e-6)
+    np.testing.assert_array_equal(state[:, [0, 1, 2, *range(9, 18)]], euler[:, [0, 1, 2, *range(6, 15)]])
+    assert np.abs(np.diff(euler[:, 3])).max() > 6 and np.abs(np.diff(state[:, 3:9], axis=0)).max() < 0.1
+
+
+def test_embeddings_and_other_language_folders_are_not_looked_at(tmp_path: Path, write_calvin: WriteCalvin) -> None:
+    part = write_calvin(tmp_path / "training", [(0, 9)], [(1, 4, "t", "x"), (5, 8, "u", "y")])
+    plain = CalvinSource(part)
+    (part / "lang_annotations/embeddings.npy").write_bytes(b"not an array")
+    (part / "statistics.yaml").write_text("robot_obs: [{_target_: os.system}]")
+    np.save(part / "ep_lens.npy", np.array([3]))  # says less than ep_start_end_ids
+    file = part / "lang_annotations/auto_lang_ann.npy"
+    found = np.load(file, allow_pickle=True).item()
+    found["language"]["emb"] = np.ones((1, 1, 4))  # of another number of windows
+    found["info"]["episodes"] = [7]
+    np.save(file, np.array(found, dtype=object), allow_pickle=True)
+    (part / "lang_BERT").mkdir()
+    found["language"]["ann"] = ["in other words", "y"]
+    np.save(part / "lang_BERT/auto_lang_ann.npy", np.array(found, dtype=object), allow_pickle=True)
+    source = CalvinSource(part)
+    assert source.names() == plain.names()
+    assert [source.read(name).instruction for name in source.names()] == ["x", "y"]
+    other = CalvinSource(part, annotations="lang_BERT")
+    assert other.read(other.names()[0]).instruction == "in other words"
+
+
+def test_windows_end_with_their_segment_and_never_join_two(tmp_path: Path, write_calvin: WriteCalvin) -> None:
+    windows = [
+        (2, 5, "a", "to the last frame of the segment"),
+        (4, 7, "b", "out of one segment into the next"),
+        (6, 8, "c", "from the first frame of the next"),
+        (20, 22, "d", "in frames that belong to no segment"),
+    ]
+    part = write_calvin(tmp_path / "training", [(6, 9), (0, 5)], windows)
+    for number in range(20, 23):
+        (part / f"episode_{number:07d}.npz").write_bytes((part / "episode_0000000.npz").read_bytes())
+    source = CalvinSource(part)
+    assert [name[-15:] for name in source.names()] == ["0000002-0000005", "0000006-0000008"]
+    assert "training: 2 windows lie in no segment and are left out" in source.notes
+    both = CalvinSource(part, mode="both")
+    pieces = [both.read(name) for name in both.names()]
+    assert [len(piece) for piece in pieces] == [6, 4]  # neighbouring segments stay two episodes
+    assert [[(s.start, s.end) for s in piece.segments] for piece in pieces] == [[(2, 6)], [(0, 3)]]
 
 
 def test_old_recordings_as_pickles_of_dictionaries(tmp_path: Path, write_calvin: WriteCalvin) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from foreact.datasets.formats.base import FormatError, Source
 from foreact.datasets.formats.registry import recognise
 from foreact.datasets.formats.rlds import RldsSource
 from foreact.datasets.formats.tfrecord import masked_crc, parse_example, read_record, record_offsets
+from foreact.vla.contract import Field
+from foreact.vla.errors import ConfigError
 
 
 def varint(value: int) -> bytes:
@@ -153,7 +156,7 @@ def test_episodes_of_a_prepared_dataset(tmp_path: Path) -> None:
         (3, 5, "close it"),
     ]
     assert not source.read("train-00000-000000").segments
-    assert any("observation/depth, language_embedding" in note for note in source.notes)
+    assert "left out: language_embedding, observation/depth" in source.notes
 
 
 def test_a_contract_may_name_units_but_not_other_sizes(tmp_path: Path) -> None:
@@ -163,6 +166,73 @@ def test_a_contract_may_name_units_but_not_other_sizes(tmp_path: Path) -> None:
     assert RldsSource(path, named).contract.embodiment == "widowx"
     with pytest.raises(FormatError, match="--contract does not fit"):
         RldsSource(path, contract.model_copy(update={"action": ()}))
+
+
+TFDS = Path(__file__).parent / "fixtures/rlds_tfds"
+"""Written by tensorflow_datasets 4.9.10 itself, with scripts/peers/rlds/write.py."""
+
+
+def columns(fields: Sequence[Field], values: np.ndarray | None) -> dict[str, np.ndarray]:
+    assert values is not None
+    edges = np.cumsum([field.size for field in fields])[:-1]
+    return dict(zip([field.name for field in fields], np.split(values, edges, axis=1), strict=True))
+
+
+def test_what_tensorflow_datasets_wrote_reads_as_tensorflow_datasets_reads_it() -> None:
+    source = RldsSource(TFDS, rate_hz="3")
+    expected = np.load(TFDS / "read_by_tfds.npz")
+    names = source.names()
+    assert len(names) == 7 and {name.split("-")[1] for name in names} == {"00000", "00001"}
+    numbers = 0
+    for split in ("train", "val"):
+        for number, name in enumerate(n for n in names if n.startswith(split)):
+            episode = source.read(name)
+            tfds = {k.split("/", 2)[2]: expected[k] for k in expected.files if k.startswith(f"{split}/{number}/")}
+            np.testing.assert_array_equal(episode.images["image"], tfds["observation/image"])
+            off = episode.images["wrist_image"].astype(int) - tfds["observation/wrist_image"]
+            assert np.abs(off).max() <= 16 and np.abs(off).mean() < 3  # another JPEG decoder
+            found = columns(source.contract.state, episode.state) | columns(source.contract.action, episode.action)
+            assert len(found) == 7
+            for key, values in found.items():
+                theirs = tfds.get(f"observation/{key}", tfds.get(f"action/{key.removeprefix('action_')}"))
+                assert theirs is not None
+                np.testing.assert_array_equal(values, theirs.reshape(len(episode), -1).astype(np.float32), key)
+                numbers += values.size
+            np.testing.assert_array_equal(episode.extras["reward"], tfds["reward"])
+            said = [episode.instruction] * len(episode)
+            for segment in episode.segments:
+                said[segment.start : segment.end] = [segment.instruction] * (segment.end - segment.start)
+            assert said == tfds["observation/natural_language_instruction"].tolist()
+    assert numbers == (7 + 1 + 1 + 3 + 3 + 1 + 3) * sum([3, 4, 5, 6, 7, 3, 4])
+    (left_out,) = [note for note in source.notes if note.startswith("left out")]
+    for key in ("observation/natural_language_embedding", "observation/depth", "observation/workspace_bounds"):
+        assert key in left_out
+
+
+def test_keys_of_state_and_action_are_chosen_in_an_order() -> None:
+    source = RldsSource(TFDS, state="gripper_closed, state", action="rotation_delta,world_vector")
+    assert [field.name for field in source.contract.state] == ["gripper_closed", "state"]
+    assert [field.name for field in source.contract.action] == ["action_rotation_delta", "action_world_vector"]
+    name = source.names()[0]
+    chosen, every = source.read(name), RldsSource(TFDS).read(name)
+    both = columns(RldsSource(TFDS).contract.state, every.state)
+    np.testing.assert_array_equal(chosen.state, np.concatenate([both["gripper_closed"], both["state"]], axis=1))
+    assert any("action/terminate_episode" in note and "base_moves" in note for note in source.notes)
+    embedding = RldsSource(TFDS, state="natural_language_embedding").read(name).state
+    assert embedding is not None and embedding.shape[1] == 16 and (embedding == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"state": "stat"}, "option state: .* has no vector 'stat'; .*did you mean 'state'"),
+        ({"action": "gripper"}, "option action: .* has no vector 'gripper'"),
+        ({"state": "state,state"}, "each key once"),
+    ],
+)
+def test_keys_that_are_not_there_are_named(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RldsSource(TFDS, None, **options)
 
 
 @given(

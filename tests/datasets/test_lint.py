@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from foreact.commands.data import app
+from foreact.datasets import lint_workers
 from foreact.datasets.episode import EpisodeData, Segment
-from foreact.datasets.layout import INDEX_FILE
+from foreact.datasets.layout import INDEX_FILE, StoreError
 from foreact.datasets.lint import all_rules, lint_store
 from foreact.datasets.lint_language import oddity
 from foreact.datasets.lint_rotations import rotation_steps
@@ -255,6 +257,36 @@ def test_damage_is_a_finding(clean_store: Path, tmp_path: Path) -> None:
     (tmp_path / "s/episodes/e2/manifest.json").write_bytes(b"{}")
     (tmp_path / "s" / INDEX_FILE).unlink(missing_ok=True)
     assert found(tmp_path / "s") == {("damaged", "e1"), ("damaged", "e2")}
+
+
+def test_the_report_is_the_same_from_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lint_workers, "FEWEST_EPISODES", 1)
+    episodes = {f"e{n:02d}": clean(n) for n in range(9)}
+    for number, defect in enumerate(list(DEFECTS)[:4]):
+        DEFECTS[defect](episodes[f"e{number:02d}"])
+    path = write(tmp_path / "s", episodes | {"e09": clean(4)})  # and a duplicate
+    chunk = path / "episodes/e06/state/c/0/0"
+    chunk.write_bytes(bytes(len(chunk.read_bytes())))
+    calls: list[tuple[int, int]] = []
+    alone = lint_store(path, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(n, 10) for n in range(1, 11)]
+    assert {"damaged", "duplicate-episode"} < {f.rule for f in alone.findings} and alone.episodes == 9
+    calls.clear()
+    report = lint_store(path, workers=2, progress=lambda done, total: calls.append((done, total)))
+    assert report == alone and calls == [(n, 10) for n in range(1, 11)]
+    assert lint_store(path, workers=3, episodes=8) == lint_store(path, episodes=8)
+
+
+def test_a_process_that_dies_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lint_workers, "FEWEST_EPISODES", 1)
+    path = write(tmp_path / "s", {f"e{n:02d}": clean(n) for n in range(24)})
+
+    def kill(done: int, total: int) -> None:
+        for process in multiprocessing.active_children() if done == 1 else ():
+            process.kill()
+
+    with pytest.raises(StoreError, match="a process of the check died .* --workers 1"):
+        lint_store(path, workers=2, progress=kill)
 
 
 def test_short_and_endless_episodes(tmp_path: Path) -> None:

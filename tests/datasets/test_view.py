@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from foreact.commands.data import app
+from foreact.datasets import view as view_module
 from foreact.datasets.episode import EpisodeData, Segment
 from foreact.datasets.recorder import Recorder
 from foreact.datasets.store import Store
@@ -137,6 +138,27 @@ def test_few_episodes_and_no_room_for_videos(store: Store, tmp_path: Path) -> No
     page = page_of(store, tmp_path, episodes=2, max_video_bytes=0)
     assert len(page.all("section")) == 3 and page.all("video") == [] and len(page.all("img")) == 4
     assert "first 2 episodes are shown" in page.text and "no room left" in page.text
+
+
+def test_a_page_about_many_episodes_stays_within_its_room(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = page_of(store, tmp_path)
+    stills = [sum(len(a["src"] or "") for a in whole.all("img")[2 * n : 2 * n + 2]) for n in range(5)]
+    videos = [len(a["src"] or "") for a in whole.all("video")]
+    curves = sum(len(a["points"] or "") for a in whole.all("polyline"))
+    encoded: list[str] = []
+    encode = view_module._video
+    monkeypatch.setattr(
+        view_module, "_video", lambda reader, info, rate: (encoded.append(info.name), encode(reader, info, rate))[1]
+    )
+    monkeypatch.setattr(view_module, "MAX_STILL_BYTES", sum(stills[:3]) + curves)
+    page = page_of(store, tmp_path, max_video_bytes=sum(videos[:2]) + 1)
+    assert len(page.all("section")) == 6 and len(page.all("video")) == 2
+    assert encoded == ["e0", "e1", "e2"]  # the third shows that there is no room; the others are not even made
+    assert 6 <= len(page.all("img")) < 10 and page.text.count("no room left for its pictures") in (1, 2)
+    assert sum(len(a["src"] or "") for a in page.all("video")) <= sum(videos[:2])
+    assert "instruction 4" in page.text
 
 
 def test_a_damaged_episode_is_named_and_the_others_shown(store: Store, tmp_path: Path) -> None:

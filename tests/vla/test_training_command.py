@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from foreact.commands.main import app, run
-from foreact.commands.train import held_out
+from foreact.commands.train_data import held_out
 from foreact.datasets.episode import EpisodeData
 from foreact.datasets.recorder import Recorder
 from foreact.datasets.store import Store
@@ -100,7 +100,7 @@ def test_finetuning_on_a_store_gives_a_policy_that_acts(train: Train, stores: di
     seen = Observation(slots=[0, 1], images=images, state=np.zeros((2, 8), np.float32), instruction=["do 0", "do 1"])
     assert actor.plan(seen).actions.shape == (2, 4, 4)
     info = json.loads((tmp_path / "run/checkpoints/step_00000002/training/state.json").read_text())
-    assert info["identity"]["data"] == [store.hash]
+    assert info["identity"]["data"] == [store.hash, "holdout=0.3"]
     assert info["provenance"]["settings"]["policy"]["chunk"] == 4
 
 

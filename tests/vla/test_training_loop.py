@@ -21,12 +21,12 @@ from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.model import GR1
 from foreact.vla.batch import WindowBatch
 from foreact.vla.checkpoint import CheckpointError, load_policy
-from foreact.vla.errors import ConfigError
 from foreact.vla.files import DamagedFolder, verify_folder
 from foreact.vla.training.config import TrainerConfig
 from foreact.vla.training.guard import NonFinite
 from foreact.vla.training.init_from import init_from
-from foreact.vla.training.loop import Trainer, make_optimizer, use_bf16
+from foreact.vla.training.loop import Trainer
+from foreact.vla.training.optimizer import make_optimizer, use_bf16
 from foreact.vla.training.state import checkpoints, newest
 from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 
@@ -221,14 +221,8 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     assert verify_folder(tmp_path / "policy")
 
 
-def test_resuming_with_other_data_or_batches_is_refused(tmp_path: Path) -> None:
+def test_a_policy_of_other_sizes_cannot_be_resumed(tmp_path: Path) -> None:
     _trainer(tmp_path).run()
-    with pytest.raises(ConfigError, match="was trained with batch_size=4, now 8"):
-        _trainer(tmp_path, batch_size=8).resume()
-    other = _trainer(tmp_path)
-    other.provenance = {"data": ["other"]}
-    with pytest.raises(ConfigError, match="was trained with data="):
-        other.resume()
     with pytest.raises(CheckpointError, match="was trained with other sizes"):
         _trainer(tmp_path, policy=_policy(layers=2)).resume()
     assert not _trainer(tmp_path / "empty").resume()
@@ -269,7 +263,7 @@ def test_what_is_saved_is_the_average_and_what_is_logged_can_be_read(tmp_path: P
 
 def test_prefetching_gives_the_same_batches(tmp_path: Path) -> None:
     _trainer(tmp_path / "plain", validate_every=0).run()
-    _trainer(tmp_path / "ahead", validate_every=0, prefetch=True).run()
+    _trainer(tmp_path / "ahead", validate_every=0, workers=2).run()
     assert _same(_state(tmp_path / "plain", 6), _state(tmp_path / "ahead", 6))
 
 

@@ -11,6 +11,7 @@ import yaml
 from foreact.policies.gr1.config import GR1Config
 from foreact.vla.batch import WindowBatch
 from foreact.vla.errors import ConfigError
+from foreact.vla.rows import Rows
 from foreact.vla.training.augment import augment_batch, shift_frames
 from foreact.vla.training.config import AugmentConfig, TrainerConfig
 from foreact.vla.training.ema import Ema
@@ -56,12 +57,17 @@ def _batch(B: int = 6, T: int = 2) -> WindowBatch:
     return SyntheticWindows(config, contract, batch_size=B, seed=0).batch_at(0)
 
 
+def _rows(seed: int, step: int) -> Rows:
+    return Rows(seed, step, 0, 6, 6)
+
+
 def test_augmentation_depends_on_seed_and_step_alone() -> None:
     batch, config = _batch(), AugmentConfig()
-    first, again = augment_batch(batch, config, 1, 5), augment_batch(batch, config, 1, 5)
+    first, again = augment_batch(batch, config, _rows(1, 5)), augment_batch(batch, config, _rows(1, 5))
     assert np.array_equal(first.images["front"], again.images["front"])
     for seed, step in ((1, 6), (2, 5)):
-        assert not np.array_equal(first.images["front"], augment_batch(batch, config, seed, step).images["front"])
+        other = augment_batch(batch, config, _rows(seed, step))
+        assert not np.array_equal(first.images["front"], other.images["front"])
     assert first.images["front"].dtype == np.uint8
     assert not np.array_equal(first.images["front"], batch.images["front"])
     assert first.state is batch.state
@@ -73,7 +79,7 @@ def test_all_frames_of_a_window_change_alike_and_cameras_apart() -> None:
     for name in batch.images:
         batch.images[name] = np.repeat(same, 3, axis=1)
         batch.future[name] = np.repeat(same, 3, axis=1)
-    changed = augment_batch(batch, AugmentConfig(), 0, 0)
+    changed = augment_batch(batch, AugmentConfig(), _rows(0, 0))
     reference = changed.images["front"][:, :1]
     assert (changed.images["front"] == reference).all()
     assert (changed.future["front"] == reference).all()
@@ -84,7 +90,7 @@ def test_all_frames_of_a_window_change_alike_and_cameras_apart() -> None:
 def test_no_augmentation_leaves_the_batch_alone() -> None:
     batch = _batch()
     nothing = AugmentConfig(shift_pixels=0.0, brightness=0.0, contrast=0.0, color=0.0)
-    assert augment_batch(batch, nothing, 0, 0) is batch
+    assert augment_batch(batch, nothing, _rows(0, 0)) is batch
 
 
 def test_a_shift_by_whole_pixels_is_a_roll_and_by_a_half_the_mean_of_neighbours() -> None:
@@ -136,7 +142,9 @@ def test_config_files_say_what_the_dataclasses_say() -> None:
         ({}, "say how long to train"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"max_steps": 1, "keep": 1}, "trainer.keep must be at least 2, found 1"),
-        ({"max_steps": 1, "precision": "fp16"}, "auto, bf16 or fp32, found 'fp16'"),
+        ({"max_steps": 1, "precision": "fp16"}, "fp16 would need loss scaling; use bf16"),
+        ({"max_steps": 1, "precision": "int8"}, "auto, bf16 or fp32, found 'int8'"),
+        ({"max_steps": 1, "accumulate": 0}, "accumulate must be at least 1, found 0"),
         ({"max_steps": 1, "lerning_rate": 1.0}, "trainer.lerning_rate is unknown.*did you mean 'learning_rate'"),
         ({"max_steps": 1, "learning_rate": "fast"}, "trainer.learning_rate: .*number, found 'fast'"),
         ({"max_steps": "many"}, "trainer.max_steps: .*integer, found 'many'"),

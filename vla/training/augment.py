@@ -1,4 +1,4 @@
-"""Random shifts and light for training pictures: a pure function of (batch, seed, step).
+"""Random shifts and light for training pictures: a pure function of (window, seed, step, row of the batch).
 
 All frames of one window, its future frames included, change in the same way, so that what moves in the pictures is
 what moved in the world; each camera changes by itself.
@@ -17,11 +17,12 @@ from einops import rearrange
 from torch import Tensor
 
 from foreact.vla.batch import WindowBatch
+from foreact.vla.rows import Rows
 from foreact.vla.training.config import AugmentConfig
 
 
-def augment_batch(batch: WindowBatch, config: AugmentConfig, seed: int, step: int) -> WindowBatch:
-    """A copy of the batch with changed pictures."""
+def augment_batch(batch: WindowBatch, config: AugmentConfig, rows: Rows) -> WindowBatch:
+    """A copy of the batch with changed pictures; `rows` says which windows of the step's batch these are."""
     if not any((config.shift_pixels, config.brightness, config.contrast, config.color)):
         return batch
     images: dict[str, np.ndarray] = {}
@@ -29,17 +30,18 @@ def augment_batch(batch: WindowBatch, config: AugmentConfig, seed: int, step: in
     for number, name in enumerate(sorted(batch.images)):
         T = batch.images[name].shape[1]
         frames = np.concatenate([batch.images[name], batch.future[name]], axis=1)
-        rng = np.random.default_rng([seed, step, number])
-        changed = _change(torch.from_numpy(frames), config, rng).numpy()
+        rng = np.random.default_rng([rows.seed, rows.step, number])
+        changed = _change(torch.from_numpy(frames), config, rng, rows).numpy()
         images[name], future[name] = changed[:, :T], changed[:, T:]
     return replace(batch, images=images, future=future)
 
 
-def _change(frames_BMHWC: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    B, M, H, W, _ = frames_BMHWC.shape
+def _change(frames_BMHWC: Tensor, config: AugmentConfig, rng: np.random.Generator, rows: Rows) -> Tensor:
+    M = frames_BMHWC.shape[1]
 
     def draw(size: float, *shape: int) -> Tensor:
-        return torch.from_numpy(rng.uniform(-size, size, (B, *shape))).float()
+        numbers = rng.uniform(-size, size, (rows.total, *shape))
+        return torch.from_numpy(numbers[rows.first : rows.first + rows.count]).float()
 
     shift_B2 = draw(config.shift_pixels, 2)
     gain_BC = (1.0 + draw(config.contrast, 1)) * (1.0 + draw(config.color, 3))

@@ -39,6 +39,9 @@ class TrainerConfig:
     max_minutes: float | None = None
     """Stop (with a checkpoint) after this much training time [min], validation included, resumed runs added up."""
     batch_size: int = 64
+    """Windows per optimiser step, of all processes together."""
+    accumulate: int = 1
+    """Each process computes its share of the batch in so many pieces, one after another, to need less memory."""
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-5
     warmup_steps: int = 200
@@ -50,10 +53,17 @@ class TrainerConfig:
     precision: str = "auto"
     """"bf16", "fp32", or "auto": bf16 on CUDA and on CPUs that multiply it in hardware."""
     device: str = "cpu"
+    """"cpu", "cuda" or "cuda:N"; of several processes, each takes its own GPU."""
     threads: int | None = None
-    """CPU threads of torch; None: torch's own choice."""
-    prefetch: bool = False
-    """Make the next batch in a thread while this one is trained on."""
+    """CPU threads of torch in each process; None: torch's own choice."""
+    workers: int = 0
+    """Threads that make the next batches while one is trained on; 0: none."""
+    shard: bool = False
+    """With several processes: split weights and optimiser between them (FSDP2) instead of keeping copies (DDP)."""
+    recompute: bool = False
+    """Keep only the input of each transformer block and compute the rest again in the backward pass: less memory."""
+    compile: bool = False
+    """Compile the transformer blocks with torch.compile before training."""
     augment: AugmentConfig = AugmentConfig()
 
     log_every: int = 20
@@ -70,11 +80,21 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_minutes is None:
             raise ConfigError("say how long to train: trainer.max_steps=N or trainer.max_minutes=M (or both)")
-        for name, least in (("batch_size", 1), ("keep", 2), ("save_every", 1), ("log_every", 1), ("warmup_steps", 0)):
+        for name, least in (
+            ("batch_size", 1),
+            ("keep", 2),
+            ("save_every", 1),
+            ("log_every", 1),
+            ("warmup_steps", 0),
+            ("accumulate", 1),
+            ("workers", 0),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"trainer.{name} must be at least {least}, found {getattr(self, name)}")
         if self.max_steps is not None and self.max_steps < 1:
             raise ConfigError(f"trainer.max_steps must be at least 1, found {self.max_steps}")
+        if self.precision == "fp16":
+            raise ConfigError("trainer.precision=fp16 would need loss scaling; use bf16, which has the range of fp32")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"trainer.precision must be auto, bf16 or fp32, found {self.precision!r}")
 

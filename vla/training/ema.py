@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from foreact.vla.training.ranks import own_part
+
 
 class Ema:
     """Exponential moving average of a module's trainable weights."""
@@ -22,17 +24,17 @@ class Ema:
         """Take in the weights after optimiser step `step` (from 0); early steps weigh more, as nothing is known yet."""
         decay = min(self.decay, (1.0 + step) / (10.0 + step))
         for name, parameter in self._live.items():
-            self.weights[name].lerp_(parameter, 1.0 - decay)
+            own_part(self.weights[name]).lerp_(own_part(parameter), 1.0 - decay)
 
     @contextmanager
     @torch.no_grad()
     def applied(self) -> Iterator[None]:
         """Inside, the module has the averaged weights."""
-        kept = {name: p.detach().clone() for name, p in self._live.items()}
+        kept = {name: own_part(p.detach()).clone() for name, p in self._live.items()}
         for name, p in self._live.items():
-            p.copy_(self.weights[name])
+            own_part(p).copy_(own_part(self.weights[name]))
         try:
             yield
         finally:
             for name, p in self._live.items():
-                p.copy_(kept[name])
+                own_part(p).copy_(kept[name])

@@ -13,10 +13,21 @@ from foreact.vla.errors import ConfigError
 class RunLog:
     """Scalars by step into `log.jsonl`, `tensorboard/`, and W&B when asked for."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool = True, wandb: bool = False, config: Mapping[str, Any] = {}):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool = True,
+        wandb: bool = False,
+        config: Mapping[str, Any] = {},
+        silent: bool = False,
+    ):
+        """Open the files; `silent` writes nothing (of several processes, one keeps the log)."""
+        self._file = self._board = self._wandb = None
+        if silent:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
-        self._board = self._wandb = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -28,8 +39,10 @@ class RunLog:
                 raise ConfigError("trainer.wandb=true needs the package wandb: pip install wandb") from error
             self._wandb = service.init(project="foreact", dir=str(folder), config=dict(config))
 
-    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Write numbers of optimiser step `step`; `kind` is "train", "validation" or "event"."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
@@ -48,7 +61,8 @@ class RunLog:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:

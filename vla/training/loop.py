@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,25 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from foreact.vla.batch import WindowBatch
 from foreact.vla.checkpoint import save_policy
-from foreact.vla.errors import ConfigError
-from foreact.vla.runtime import find_device
+from foreact.vla.errors import ConfigError, ForeActError
+from foreact.vla.layers import Block
 from foreact.vla.trainable import TrainablePolicy
-from foreact.vla.training.augment import augment_batch
+from foreact.vla.training.changes import check_unchanged
 from foreact.vla.training.config import TrainerConfig
 from foreact.vla.training.ema import Ema
-from foreact.vla.training.guard import Spikes, stop_non_finite
+from foreact.vla.training.guard import Spikes, dump_spike, stop_non_finite
 from foreact.vla.training.logs import RunLog
+from foreact.vla.training.meter import Meter, line
+from foreact.vla.training.optimizer import make_optimizer, use_bf16
+from foreact.vla.training.pieces import BatchAt, Piece, Pieces, RowsAt
+from foreact.vla.training.ranks import Ranks, whole
 from foreact.vla.training.schedule import learning_rate
-from foreact.vla.training.state import load_training, newest, save_training, trainable
-from foreact.vla.training.validate import BatchAt, foresight_strip, save_png, validate, with_ratios
+from foreact.vla.training.state import averaged, gather, load_training, newest, read_info, save_training, trainable
+from foreact.vla.training.validate import foresight_strip, save_png, validate
 
 _MEASURED_STEPS = 3
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Trainer:
@@ -44,6 +47,11 @@ class Trainer:
         val_at: Validation batch of a number; None: no validation.
         provenance: JSON values kept in every training checkpoint (data hashes, settings).
         console: Where to print.
+        rows_at: Windows [first, stop) of a step's batch, so that each of several processes makes only its own.
+        ranks: The processes that train together; by default those that `accelerate launch` started, else one.
+
+    Raises:
+        ConfigError: If the batch cannot be cut into as many pieces as the settings ask for.
     """
 
     def __init__(
@@ -56,13 +64,31 @@ class Trainer:
         val_at: BatchAt | None = None,
         provenance: dict[str, Any] | None = None,
         console: Console | None = None,
+        rows_at: RowsAt | None = None,
+        ranks: Ranks | None = None,
     ):
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.device = find_device(config.device)
+        self.ranks = ranks or Ranks(config.device, config.shard)
+        self.device = self.ranks.device
         self.policy = policy.to(self.device).train()
         self.config, self.out = config, out
-        self.batch_at, self.val_at = batch_at, val_at
+        self.val_at = val_at
+        self.pieces = Pieces(batch_at, config, self.ranks.rank, self.ranks.size, rows_at)
+        if self.pieces.split and policy.loss_counts(self.pieces.at(0)[0].batch) is None:
+            raise ConfigError(
+                f"the policy {policy.name!r} has no loss_counts, so its batches cannot be cut into pieces: "
+                "train it in one process with trainer.accumulate=1"
+            )
+        blocks = [part for part in policy.modules() if isinstance(part, Block)]
+        for block in blocks:
+            block.recompute = config.recompute
+        if config.compile:
+            if self.ranks.shard:
+                raise ConfigError("trainer.compile=true and trainer.shard=true do not go together; choose one")
+            for block in blocks:
+                block.compile()
+        self.ranks.prepare(policy)
         self.provenance = provenance or {}
         self.console = console or Console()
         self.bf16 = use_bf16(config.precision, self.device)
@@ -71,26 +97,29 @@ class Trainer:
         self.step = 0
         self.max_steps = config.max_steps
         self.seconds = 0.0
+        self._signal: int | None = None
         self._stop: int | None = None
+        self._over = False
 
     # --- the whole run -----------------------------------------------------------------------------------------------
 
-    def resume(self) -> bool:
+    def resume(self, allow_changed: Sequence[str] = ()) -> bool:
         """Go on from the newest undamaged checkpoint of this folder; False if there is none.
 
+        Args:
+            allow_changed: Names of settings that may differ from that run's, such as "trainer.learning_rate".
+
         Raises:
-            ConfigError: If that run had other data, seed or batch size: the batches would not be the same.
+            ConfigError: If data, contract, a setting or the release differ and are not named there.
         """
         folder = newest(self.out / "checkpoints", note=lambda text: self._say(f"warning: {text}"))
         if folder is None:
             return False
-        info = load_training(folder, self.policy, self.optimizer, self.ema)
-        for name, value in self._identity().items():
-            if info["identity"].get(name) != value:
-                raise ConfigError(
-                    f"{folder} was trained with {name}={info['identity'].get(name)!r}, now {value!r}; "
-                    "resume with the same, or start in another folder with init_from"
-                )
+        info = read_info(folder)
+        for text in check_unchanged(info, self._info(), allow_changed, str(folder)):
+            self._say(f"allowed to differ: {text}")
+        with self.ranks.weights_change():
+            load_training(folder, self.policy, self.optimizer, self.ema)
         self.step, self.seconds = info["step"], info["seconds"]
         self.max_steps = self.config.max_steps or info["max_steps"]
         self._say(f"resumed {folder} at step {self.step}")
@@ -109,23 +138,29 @@ class Trainer:
         began, saved = time.monotonic() - self.seconds, self.step
         with (
             RunLog(
-                self.out, tensorboard=self.config.tensorboard, wandb=self.config.wandb, config=self.provenance
+                self.out, tensorboard=self.config.tensorboard, wandb=self.config.wandb, config=self.provenance,
+                silent=not self.ranks.main,
             ) as log,
             self._signals(),
-            self._batches() as batches,
+            self.pieces.ahead(self.step) as batches,
             self._progress() as bar,
-        ):
-            meter, spikes = _Meter(self.config.batch_size), Spikes()
-            while self.step < self.max_steps and self._stop is None and not self._late():
-                values = self._train_step(next(batches))
+        ):  # fmt: skip
+            meter, spikes = Meter(self.config.batch_size), Spikes()
+            self._agree()
+            while self.step < self.max_steps and self._stop is None and not self._over:
+                pieces = next(batches)
+                values = self._train_step(pieces)
                 self.step += 1
                 self.seconds = time.monotonic() - began
+                self._agree()
                 meter.add(values)
-                done = self.step == self.max_steps or self._late()
-                if spike := spikes.add(float(values["total"])):
-                    log.scalars("event", self.step, {"loss_spike": spike})
+                done = self.step == self.max_steps or self._over
+                if spike := spikes.add(values["total"]):
+                    path = dump_spike(pieces, values, spike, self.step, self.out, self.ranks.rank)
+                    log.scalars("event", self.step, {"loss_spike": spike, "windows": str(path.relative_to(self.out))})
                     self._say(
-                        f"warning: at step {self.step} the loss is {spike:.0f} standard deviations above the last 200"
+                        f"warning: at step {self.step} the loss is {spike:.0f} standard deviations above the last 200; "
+                        f"its windows are listed in {path}"
                     )
                 if self.step % self.config.log_every == 0 or done:
                     last = meter.flush()
@@ -138,6 +173,7 @@ class Trainer:
                     saved = self.step
             if saved != self.step:
                 self._save()
+        self.ranks.close()
         if self.step < self.max_steps and self._stop is None:
             minutes = self.config.max_minutes
             self._say(f"stopped at step {self.step} of {self.max_steps}: trainer.max_minutes={minutes} are over")
@@ -148,7 +184,7 @@ class Trainer:
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def _train_step(self, batch: WindowBatch) -> dict[str, torch.Tensor]:
+    def _train_step(self, pieces: list[Piece]) -> dict[str, float]:
         config = self.config
         assert self.max_steps is not None
         rate = learning_rate(
@@ -157,49 +193,49 @@ class Trainer:
         )  # fmt: skip
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self._backward(batch, self.step)
-        norm = torch.nn.utils.clip_grad_norm_(trainable(self.policy).values(), config.clip_norm)
+        losses = self._backward(pieces)
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(trainable(self.policy).values(), config.clip_norm)))
         for what, value in (("the loss", losses["total"]), ("the gradient", norm)):
-            if not bool(torch.isfinite(value)):
-                raise stop_non_finite(self.policy, batch, losses, what, self.step, self.out)
+            if not math.isfinite(value):
+                raise stop_non_finite(self.policy, pieces, losses, what, self.step, self.out, self.ranks)
         self.optimizer.step()
+        self.policy.after_step()
         self.ema.update(self.step)
-        return {
-            **{k: v.detach() for k, v in losses.items()},
-            "gradient_norm": norm,
-            "learning_rate": torch.tensor(rate),
-        }
+        return {**losses, "gradient_norm": norm, "learning_rate": rate}
 
-    def _backward(self, batch: WindowBatch, step: int) -> dict[str, torch.Tensor]:
-        torch.manual_seed((self.config.seed << 32) + step)
+    def _backward(self, pieces: list[Piece]) -> dict[str, float]:
+        """Gradients of the whole batch into this process's weights; returns the whole batch's losses."""
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            losses = self.policy.loss(batch)
-        if bool(torch.isfinite(losses["total"])):
-            losses["total"].backward()
-        return losses
+        counts = self._counts(pieces) if self.pieces.split else None
+        sums: dict[str, torch.Tensor] = {}
+        for piece in pieces:
+            # For what a policy draws by itself; the augmentation, and what asks `policy.rows`, needs no generator.
+            torch.manual_seed(piece.rows.torch_seed)
+            self.policy.set_rows(piece.rows)
+            try:
+                with self.ranks.piece(last=piece is pieces[-1]):
+                    with self._autocast():
+                        losses = self.ranks.loss(piece.batch, counts)
+                    self.ranks.backward(losses["total"])
+            except torch.OutOfMemoryError as error:
+                raise ForeActError(
+                    f"step {self.step}: {self.device} has not enough memory for {len(piece.batch)} windows at once; "
+                    f"the weights were not touched. Raise trainer.accumulate, or say trainer.recompute=true.\n{error}"
+                ) from error
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach().double()
+        self.policy.set_rows(None)
+        return self.ranks.add_up(sums)
+
+    def _counts(self, pieces: list[Piece]) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for piece in pieces:
+            for name, value in (self.policy.loss_counts(piece.batch) or {}).items():
+                sums[name] = sums.get(name, 0.0) + value
+        return self.ranks.add_up(sums)
 
     def _autocast(self):
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
-
-    def _batch(self, step: int) -> WindowBatch:
-        return augment_batch(self.batch_at(step), self.config.augment, self.config.seed, step)
-
-    @contextmanager
-    def _batches(self) -> Iterator[Iterator[WindowBatch]]:
-        if not self.config.prefetch:
-            yield (self._batch(step) for step in _count(self.step))
-            return
-
-        def ahead(pool: ThreadPoolExecutor) -> Iterator[WindowBatch]:
-            waiting = pool.submit(self._batch, self.step)
-            for step in _count(self.step + 1):
-                batch = waiting.result()
-                waiting = pool.submit(self._batch, step)
-                yield batch
-
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            yield ahead(pool)
 
     # --- around it ---------------------------------------------------------------------------------------------------
 
@@ -208,7 +244,7 @@ class Trainer:
         seconds = []
         for _ in range(_MEASURED_STEPS):
             start = time.perf_counter()
-            self._backward(self._batch(self.step), self.step)
+            self._backward(self.pieces.at(self.step))
             seconds.append(time.perf_counter() - start)
         self.optimizer.zero_grad(set_to_none=True)
         rate = self.config.batch_size / min(seconds)
@@ -216,58 +252,75 @@ class Trainer:
             assert self.config.max_minutes is not None
             # A margin of 5% for the optimiser, validation and checkpoints.
             left = 0.95 * (60.0 * self.config.max_minutes - self.seconds) * rate / self.config.batch_size
-            self.max_steps = max(1, self.step + int(left))
+            steps = float(max(1, self.step + int(left)))
+            self.max_steps = int(self.ranks.add_up({"steps": steps if self.ranks.main else 0.0})["steps"])
         hours = (self.max_steps - self.step) * self.config.batch_size / rate / 3600
         count = sum(p.numel() for p in trainable(self.policy).values())
         self._say(
             f"{count / 1e6:.2f} M weights to train, {'bf16' if self.bf16 else 'fp32'} on {self.device}, "
-            f"{torch.get_num_threads()} threads: {rate:.0f} windows/s; steps {self.step} to {self.max_steps} of "
-            f"{self.config.batch_size} windows: about {hours:.2f} hours"
+            f"{torch.get_num_threads()} threads{self._processes()}: {rate:.0f} windows/s; "
+            f"steps {self.step} to {self.max_steps} of {self.config.batch_size} windows: about {hours:.2f} hours"
         )
+
+    def _processes(self) -> str:
+        kind = "weights split" if self.ranks.shard else "weights copied"
+        return f" in each of {self.ranks.size} processes ({kind})" if self.ranks.size > 1 else ""
 
     def _validate(self, log: RunLog) -> dict[str, float]:
         assert self.val_at is not None
-        with self.ema.applied(), self._autocast():
-            values = validate(self.policy, self.val_at, self.config.validate_batches, self.config.seed)
-        with self.ema.applied():
+        if not self.ranks.validates:
+            return {}
+        with self.ranks.weights_change(), self.ema.applied():
+            with self._autocast():
+                values = validate(self.policy, self.val_at, self.config.validate_batches, self.config.seed)
             strip = foresight_strip(self.policy, self.val_at(0))
+        if not self.ranks.main:
+            return {}
         save_png(strip, self.out / "strips" / f"step_{self.step:08d}.png")
         log.scalars("validation", self.step, values)
         log.picture("foresight", self.step, strip)
-        self._say(f"validation at step {self.step}: {_line(values)}")
+        self._say(f"validation at step {self.step}: {line(values)}")
         return {f"validation/{name}": value for name, value in values.items()}
 
     def _say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        if self.ranks.main:
+            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _late(self) -> bool:
         return self.config.max_minutes is not None and self.seconds >= 60.0 * self.config.max_minutes
 
+    def _agree(self) -> None:
+        """All processes stop after the same step: a signal to any of them, or the first one's clock, stops all."""
+        flags = {str(int(number)): float(self._signal == number) for number in _SIGNALS}
+        sums = self.ranks.add_up({**flags, "late": float(self.ranks.main and self._late())})
+        self._stop = next((int(number) for number in _SIGNALS if sums[str(int(number))]), None)
+        self._over = bool(sums["late"])
+
     def _save(self) -> None:
-        info = {
-            "step": self.step, "seconds": self.seconds, "max_steps": self.max_steps, "identity": self._identity(),
+        tensors = gather(self.policy, self.optimizer, self.ema)
+        if self.ranks.main:
+            save_training(self.out / "checkpoints", self.policy, tensors, self._info(), self.config.keep)
+            save_policy(self.policy, self.out / "policy", averaged(tensors))
+
+    def _info(self) -> dict[str, Any]:
+        identity = {
+            "seed": self.config.seed, "batch_size": self.config.batch_size, "data": self.provenance.get("data"),
+            "contract": self.policy.contract.hash,
+        }  # fmt: skip
+        return {
+            "step": self.step, "seconds": self.seconds, "max_steps": self.max_steps, "identity": identity,
             "trainer": self.config.to_dict(), "provenance": self.provenance,
         }  # fmt: skip
-        save_training(self.out / "checkpoints", self.policy, self.optimizer, self.ema, info, self.config.keep)
-        save_policy(self.policy, self.out / "policy", self.policy.state_dict() | self.ema.weights)
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "seed": self.config.seed,
-            "batch_size": self.config.batch_size,
-            "data": self.provenance.get("data"),
-            "contract": self.policy.contract.hash,
-        }
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM, SIGUSR1 (a cluster's warning) and Ctrl-C: finish this step, write a checkpoint, exit."""
+        """SIGTERM, SIGUSR1 and SIGUSR2 (warnings of clusters), Ctrl-C: finish this step, save, exit."""
 
         def note(number: int, _frame: object) -> None:
-            self._stop = number
+            self._signal = number
 
         try:
-            old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+            old = {number: signal.signal(number, note) for number in _SIGNALS}
         except ValueError:  # not in the main thread
             yield
             return
@@ -279,8 +332,8 @@ class Trainer:
 
     @contextmanager
     def _progress(self) -> Iterator[Callable[[int, dict[str, float]], None]]:
-        if not self.console.is_terminal:
-            yield lambda step, values: self._say(f"step {step}: {_line(values)}")
+        if not self.console.is_terminal or not self.ranks.main:
+            yield lambda step, values: self._say(f"step {step}: {line(values)}")
             return
         columns = (
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
@@ -288,60 +341,4 @@ class Trainer:
         )  # fmt: skip
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task("", total=self.max_steps, completed=self.step, text="")
-            yield lambda step, values: progress.update(task, completed=step, text=_line(values, short=True))
-
-
-class _Meter:
-    """Means since the last flush, and the speed."""
-
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self._sums: dict[str, torch.Tensor] = {}
-        self._count = 0
-        self._since = time.perf_counter()
-
-    def add(self, values: dict[str, torch.Tensor]) -> None:
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.float()  # type: ignore[operator]
-        self._count += 1
-
-    def flush(self) -> dict[str, float]:
-        now = time.perf_counter()
-        values = with_ratios({name: float(value) / self._count for name, value in self._sums.items()})
-        values["windows_per_s"] = self._count * self._batch_size / (now - self._since)
-        self._sums, self._count, self._since = {}, 0, now
-        return values
-
-
-def _line(values: dict[str, float], short: bool = False) -> str:
-    wanted = ("total", "arm_error", "gripper_accuracy", "foresight_ratio", "windows_per_s")
-    shown = {k: v for k, v in values.items() if k in wanted or not short and k.startswith("foresight_ratio")}
-    return ", ".join(f"{name} {value:.4g}" for name, value in shown.items() if not math.isnan(value))
-
-
-def _count(start: int) -> Iterator[int]:
-    while True:
-        yield start
-        start += 1
-
-
-def make_optimizer(policy: TrainablePolicy, config: TrainerConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors and learned tokens do not."""
-    live = trainable(policy)
-    matrices = {
-        name for name, module in policy.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
-    }
-    decayed = [p for name, p in live.items() if name.endswith(".weight") and name.removesuffix(".weight") in matrices]
-    chosen = {id(p) for p in decayed}
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": [p for p in live.values() if id(p) not in chosen], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16 (weights stay float32)."""
-    if precision != "auto":
-        return precision == "bf16"
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+            yield lambda step, values: progress.update(task, completed=step, text=line(values, short=True))

@@ -22,32 +22,50 @@ from foreact.vla.checkpoint import CheckpointError, policy_files, read_tensors, 
 from foreact.vla.files import DamagedFolder, sweep, verify_folder, write_folder
 from foreact.vla.trainable import TrainablePolicy
 from foreact.vla.training.ema import Ema
+from foreact.vla.training.ranks import put, whole
 
 STATE_FORMAT = 1
 _NAME = re.compile(r"step_(\d{8})")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
+def gather(policy: TrainablePolicy, optimizer: torch.optim.Optimizer, ema: Ema) -> dict[str, Tensor]:
+    """All that a run goes on from, whole and on the CPU: "model/", "ema/" and the optimiser's moments.
+
+    Where weights are split between processes, all of them must call this.
+    """
+    tensors = {f"model/{name}": _kept(value) for name, value in policy.state_dict().items()}
+    tensors |= {f"ema/{name}": _kept(value) for name, value in ema.weights.items()}
+    for name, parameter in trainable(policy).items():
+        for key in _MOMENTS:
+            if parameter in optimizer.state:
+                tensors[f"{key}/{name}"] = _kept(torch.as_tensor(optimizer.state[parameter][key]))
+    return tensors
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return whole(tensor.detach()).cpu()
+
+
+def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights to act with, out of `gather`: averages where there are any."""
+    live = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
+    return live | {name.removeprefix("ema/"): value for name, value in tensors.items() if name.startswith("ema/")}
+
+
 def save_training(
-    parent: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, ema: Ema, info: dict[str, Any], keep: int
+    parent: Path, policy: TrainablePolicy, tensors: dict[str, Tensor], info: dict[str, Any], keep: int
 ) -> Path:
     """Write `parent/step_<step>` atomically, check it, then remove all but the newest `keep`.
 
     Args:
         parent: Folder of this run's training checkpoints.
-        policy: The live policy.
-        optimizer: AdamW over its trainable parameters.
-        ema: Its average.
+        policy: The policy, for its config, contract and statistics.
+        tensors: From `gather`.
         info: JSON values to keep, among them "step": optimiser steps done.
         keep: How many checkpoints stay.
     """
-    tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in policy.state_dict().items()}
-    tensors |= {f"ema/{name}": value for name, value in ema.weights.items()}
-    for name, parameter in trainable(policy).items():
-        for key in _MOMENTS:
-            if parameter in optimizer.state:
-                tensors[f"{key}/{name}"] = torch.as_tensor(optimizer.state[parameter][key])
-    files = policy_files(policy, policy.state_dict() | ema.weights)
+    files = policy_files(policy, averaged(tensors))
     files["training/state.json"] = to_json({"format": STATE_FORMAT, **info})
     files["training/state.safetensors"] = tensor_file(tensors)
     folder = parent / f"step_{info['step']:08d}"
@@ -90,9 +108,7 @@ def load_training(folder: Path, policy: TrainablePolicy, optimizer: torch.optim.
     Raises:
         CheckpointError: If the checkpoint is of another format or another policy.
     """
-    info = json.loads((folder / "training/state.json").read_text())
-    if info.get("format") != STATE_FORMAT:
-        raise CheckpointError(f"{folder}: training format {info.get('format')!r}; this ForeAct reads {STATE_FORMAT}")
+    info = read_info(folder)
     tensors = read_tensors(folder / "training/state.safetensors")
     live = trainable(policy)
     expected = {f"model/{name}": value for name, value in policy.state_dict().items()}
@@ -104,16 +120,29 @@ def load_training(folder: Path, policy: TrainablePolicy, optimizer: torch.optim.
             f"{folder} was trained with other sizes: {', '.join(wrong[:4])} differ; "
             "use the settings of that run, or init_from=DIR to take only what fits"
         )
-    policy.load_state_dict({name: tensors[f"model/{name}"] for name in policy.state_dict()})
     with torch.no_grad():
+        for name, value in policy.state_dict().items():
+            put(value, tensors[f"model/{name}"])
         for name, parameter in live.items():
-            ema.weights[name].copy_(tensors[f"ema/{name}"])
+            put(ema.weights[name], tensors[f"ema/{name}"])
             if f"step/{name}" in tensors:
-                optimizer.state[parameter] = {
-                    "step": tensors[f"step/{name}"].float().to(parameter.device),
-                    "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg/{name}"]),
-                    "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq/{name}"]),
-                }
+                state = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+                for key, moment in state.items():
+                    put(moment, tensors[f"{key}/{name}"])
+                state["step"] = tensors[f"step/{name}"].float().to(parameter.device)
+                optimizer.state[parameter] = state
+    return info
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """What a training checkpoint says of its run: step, settings, identity.
+
+    Raises:
+        CheckpointError: If it is of another format.
+    """
+    info = json.loads((folder / "training/state.json").read_text())
+    if info.get("format") != STATE_FORMAT:
+        raise CheckpointError(f"{folder}: training format {info.get('format')!r}; this ForeAct reads {STATE_FORMAT}")
     return info
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,7 @@ from PIL import Image, ImageDraw
 
 from foreact.vla.batch import WindowBatch
 from foreact.vla.trainable import TrainablePolicy
-
-BatchAt = Callable[[int], WindowBatch]
+from foreact.vla.training.pieces import BatchAt
 
 _ZOOM = 2
 _SUMS = ("moved_error/", "moved_copy_error/")
@@ -90,7 +88,12 @@ def foresight_strip(policy: TrainablePolicy, batch: WindowBatch, rows: int = 6) 
 
 
 def _captioned(cells: list[np.ndarray], caption: str) -> np.ndarray:
-    big = [np.pad(cell.repeat(_ZOOM, 0).repeat(_ZOOM, 1), ((2, 2), (2, 2), (0, 0))) for cell in cells]
+    # Cameras may differ in size: every cell is as large as the largest, so that titles stand above theirs.
+    height, width = (_ZOOM * max(cell.shape[axis] for cell in cells) + 2 for axis in (0, 1))
+    big = []
+    for cell in cells:
+        cell = cell.repeat(_ZOOM, 0).repeat(_ZOOM, 1)
+        big.append(np.pad(cell, ((2, height - cell.shape[0]), (2, width - cell.shape[1]), (0, 0))))
     picture = np.concatenate(big, axis=1)
     strip = Image.new("RGB", (picture.shape[1], 14))
     ImageDraw.Draw(strip).text((3, 1), caption, fill=(255, 255, 255))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from foreact.commands.bench_busy import warn_if_busy
 
 app = typer.Typer(
     help="Measure speed.",
@@ -15,8 +18,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-_BUSY = 0.4
 
 
 @app.callback()
@@ -37,12 +38,46 @@ def sim(
 
     found = measure_sim(steps, repeats, scene, processes)
     print(json.dumps(found, indent=2) if as_json else report(found, steps, repeats))
-    if found["busy_before"] > _BUSY:
-        print(
-            f"warning: this machine was busy (load average {100 * found['busy_before']:.0f} % of its cores); "
-            "measure again when it is idle",
-            file=sys.stderr,
-        )
+    warn_if_busy(found["busy_before"])
+
+
+@app.command()
+def data(
+    store: Annotated[Path | None, typer.Argument(help="Take episodes of this store; without: draw play.")] = None,
+    episodes: Annotated[int, typer.Option(help="How many.", min=1)] = 12,
+    length: Annotated[int, typer.Option(help="Frames per drawn episode.", min=20)] = 300,
+    codecs: Annotated[list[str] | None, typer.Option(help="Codec or preset; repeatable. Default: a curve.")] = None,
+    windows: Annotated[int, typer.Option(help="Windows per measurement, at least.", min=8)] = 256,
+    seconds: Annotated[float, typer.Option(help="Wall time per measurement, at least [s].", min=0)] = 1.0,
+    repeats: Annotated[int, typer.Option(help="Rounds; medians are reported.", min=1)] = 5,
+    lerobot_python: Annotated[
+        Path | None, typer.Option(help="Python with LeRobot (scripts/peers/lerobot/setup.sh): measures its loader too.")
+    ] = None,
+    diffusion_policy_python: Annotated[
+        Path | None,
+        typer.Option(help="Python with diffusion_policy (scripts/peers/diffusion_policy/bench.py): its loader too."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/data-speed.md.")] = False,
+) -> None:
+    """Random training windows per second and stored bytes: our codecs, LeRobot's loader, diffusion_policy's."""
+    from foreact.commands.bench_data import CURVE, DataBench, measure_data
+    from foreact.commands.bench_data_report import as_markdown, as_text
+
+    bench = DataBench(
+        store=store,
+        codecs=tuple(codecs or CURVE),
+        episodes=episodes,
+        length=length,
+        windows=windows,
+        seconds=seconds,
+        repeats=repeats,
+        lerobot_python=lerobot_python,
+        diffusion_policy_python=diffusion_policy_python,
+    )
+    found = measure_data(bench, note=lambda text: print(f"{text} ...", file=sys.stderr))
+    print(json.dumps(found, indent=2) if as_json else as_markdown(found) if markdown else as_text(found))
+    warn_if_busy(found["busy_before"])
 
 
 def report(found: dict[str, Any], steps: int, repeats: int) -> str:

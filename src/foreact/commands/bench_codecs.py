@@ -19,6 +19,7 @@ from foreact.vla.contract import Contract
 SPECS = (
     "raw",
     "zstd:level=3",
+    "delta:level=3,group=10",
     "png:level=3",
     "webp:quality=100",
     "webp:quality=90",
@@ -31,6 +32,9 @@ SPECS = (
     "h264:crf=23,subsampling=444",
     "h264:crf=18,subsampling=420",
     "h264:crf=23,subsampling=420",
+    "h264:crf=18,subsampling=444,fast=1",
+    "h264:crf=18,subsampling=444,group=10,fast=1",
+    "h264:crf=20,subsampling=rgb,group=5,fast=1",
     "av1:crf=20,preset=8",
     "av1:crf=30,preset=8",
 )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreact.commands.bench_busy import busy_share
+
 if TYPE_CHECKING:
     from foreact.sim.env import DeskEnv
     from foreact.sim.vector import DeskVectorEnv
@@ -49,10 +51,9 @@ def measure_sim(steps: int, repeats: int, scene: str = "D", processes: int | Non
     from foreact.sim.embodiment import CALVIN_SIZES
     from foreact.sim.env import DeskEnv
     from foreact.sim.gl_backend import pick_gl_backend
-    from foreact.sim.system import busy_cores
     from foreact.sim.vector import DeskVectorEnv
 
-    busy = busy_cores()
+    busy = busy_share()
     pick_gl_backend()
     processes = processes or os.cpu_count() or 1
     actions = np.random.default_rng(0).uniform(-1 / 3, 1 / 3, (steps, 7)).astype(np.float32)

@@ -20,6 +20,7 @@ from foreact.commands.collect_recipe import (
 from foreact.commands.collect_settings import CollectSettings
 from foreact.commands.collect_workers import CollectError, Workers
 from foreact.commands.hydra_config import compose
+from foreact.commands.terminate import orderly_end
 
 FEW, FEW_FRAMES = 12, 1800
 """So few episodes, with so few frames of play, are recorded without measuring first how long they take."""
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> None:
     from foreact.datasets.recorder import Recorder
     from foreact.sim.embodiment import desk_contract
 
-    with locked(settings.out):
+    kept = f"what is finished in {settings.out} is kept; run the same command again to go on"
+    with orderly_end(kept), locked(settings.out):
         check_recipe(settings, recipe, jobs)
         Recorder(settings.out, desk_contract(), settings.codec)  # makes or checks the store, and sweeps
         todo = _left(settings, jobs)

@@ -18,6 +18,7 @@ from typing import Any
 from foreact.commands.collect_plan import Job
 from foreact.commands.collect_record import Outcome
 from foreact.commands.collect_settings import CollectSettings
+from foreact.commands.terminate import signals_wait
 from foreact.vla.errors import ForeActError
 
 _ONE_THREAD = {
@@ -53,7 +54,8 @@ class Workers:
             for number in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(settings, theirs), daemon=True, name=f"worker {number}")
-                process.start()
+                with signals_wait():  # they reach the whole group; the parent ends its workers
+                    process.start()
                 theirs.close()
                 self._pipes[ours] = process
         finally:

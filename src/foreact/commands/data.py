@@ -62,14 +62,15 @@ def verify(
     with _progress("verify") as progress:
         report = verify_store(store, decode, progress)
     if as_json:
-        print(json.dumps({"ok": not report.problems, **asdict(report)}, indent=2))
+        print(json.dumps({"ok": not report.problems, **asdict(report), "mb_per_s": report.mb_per_s}, indent=2))
     else:
         for note in report.notes:
             print(f"note: {note}")
         for problem in report.problems:
             print(f"DAMAGED: {problem}")
         verdict = f"{len(report.problems)} problems" if report.problems else "all intact"
-        print(f"{store}: {report.episodes} episodes, {report.bytes / 1e6:.1f} MB, {verdict}")
+        size = f"{report.bytes / 1e6:.1f} MB in {report.seconds:.1f} s ({report.mb_per_s:.0f} MB/s)"
+        print(f"{store}: {report.episodes} episodes, {size}, {verdict}")
     if report.problems:
         raise typer.Exit(1)
 
@@ -79,12 +80,27 @@ def lint(
     store: StorePath,
     episodes: Annotated[int | None, typer.Option(help="Only the first so many.", min=1)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 on warnings too.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for what will spoil a training: frozen cameras, jumps, wrong units, leaks; docs/quality.md has the rules."""
     from foreact.commands.data_lint import run
 
-    run(store, episodes=episodes, strict=strict, as_json=as_json)
+    run(store, episodes=episodes, strict=strict, as_json=as_json, workers=workers)
+
+
+@app.command()
+def stats(
+    stores: Annotated[list[str], typer.Argument(help="Folders or addresses of stores.")],
+    field: Annotated[list[str] | None, typer.Option(help="NAME of a field to show; repeatable.")] = None,
+    pixels: Annotated[int, typer.Option(help="Also the pixels of about so many frames per camera.", min=0)] = 0,
+    check: Annotated[Path | None, typer.Option(help="A file of statistics: show it if it is of this store.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print mean, spread, range and quantiles of every field, and what in them looks wrong; docs/mixtures.md."""
+    from foreact.commands.data_stats import run
+
+    run(stores, fields=field or [], pixels=pixels, check=check, as_json=as_json)
 
 
 @app.command()
@@ -207,16 +223,73 @@ def kills(
 
 @selftest.command()
 def flips(
-    flips: Annotated[int, typer.Option(help="How many bits to flip, one at a time.", min=1)] = 300,
+    flips: Annotated[int, typer.Option(help="How many bits to flip, one at a time.", min=0)] = 300,
+    mutations: Annotated[int, typer.Option(help="How many files to cut, empty, remove, swap or add.", min=0)] = 100,
     seed: Annotated[int, typer.Option(help="Draws the bits.")] = 0,
 ) -> None:
-    """Flip bits in a store; exit status 1 if `verify` misses one or does not name the file."""
+    """Damage files of a store; exit status 1 if `verify` misses one or does not name the file."""
     from foreact.datasets.bitflip_test import bitflip_test, describe
 
-    with _progress("flip") as progress, tempfile.TemporaryDirectory() as folder:
-        report = bitflip_test(Path(folder), flips, seed, progress)
+    with _progress("damage") as progress, tempfile.TemporaryDirectory() as folder:
+        report = bitflip_test(Path(folder), flips, seed, progress, mutations=mutations)
     print(describe(report))
     if report.missed:
+        raise typer.Exit(1)
+
+
+@selftest.command()
+def conversions(
+    kills: Annotated[int, typer.Option(help="How many conversions to kill, per format.", min=1)] = 50,
+    to: Annotated[list[str] | None, typer.Option("--to", help="Format to write; repeatable; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws the instants.")] = 0,
+) -> None:
+    """Kill conversions at random instants and run them again; exit status 1 if the outcome has other bytes."""
+    from foreact.datasets.conversion_test import conversion_test, describe, written_formats
+
+    failed = False
+    for name in to or written_formats():
+        with _progress(name) as progress, tempfile.TemporaryDirectory() as folder:
+            report = conversion_test(Path(folder), name, kills, seed, progress)
+        print(describe(report), flush=True)
+        failed = failed or bool(report.failures)
+    if failed:
+        raise typer.Exit(1)
+
+
+@selftest.command()
+def readers(
+    seconds: Annotated[float, typer.Option(help="How long.", min=1)] = 60.0,
+    readers: Annotated[int, typer.Option(help="Processes that read.", min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="Draws the episodes and pauses.")] = 0,
+) -> None:
+    """Read a store while others record into it and pack it; exit status 1 if a reader sees anything wrong."""
+    from foreact.datasets.readers_test import describe, readers_test
+
+    with _progress("read") as progress, tempfile.TemporaryDirectory() as folder:
+        report = readers_test(Path(folder), seconds, readers, seed, progress)
+    print(describe(report))
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@selftest.command()
+def record(
+    episodes: Annotated[int, typer.Option(help="How many.", min=1)] = 3,
+    seconds: Annotated[float, typer.Option(help="Length of each.", min=0.1)] = 10.0,
+    rate: Annotated[float, typer.Option(help="Frames per second.", min=0.1)] = 30.0,
+    height: Annotated[int, typer.Option(help="Of both cameras [pixels].", min=2)] = 480,
+    width: Annotated[int, typer.Option(help="Of both cameras [pixels].", min=2)] = 640,
+    codec: Annotated[str, typer.Option(help="Image codec or preset.")] = "fast",
+    folder: Annotated[Path | None, typer.Option(help="On the disk to be measured; default: temporary.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record in real time; exit status 1 if a frame is dropped or a commit takes more than half a second."""
+    from foreact.datasets.record_test import describe, record_test
+
+    with _progress("record") as progress, tempfile.TemporaryDirectory(dir=folder) as inside:
+        report = record_test(Path(inside), episodes, seconds, rate, (height, width), codec, progress)
+    print(json.dumps(asdict(report), indent=2) if as_json else describe(report))
+    if report.failures:
         raise typer.Exit(1)
 
 

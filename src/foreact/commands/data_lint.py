@@ -12,17 +12,18 @@ import typer
 SHOWN_PER_RULE = 20
 
 
-def run(store: Path, *, episodes: int | None, strict: bool, as_json: bool) -> None:
-    """Print the findings; exit status 1 on errors, and on warnings when strict.
+def run(store: Path, *, episodes: int | None, strict: bool, as_json: bool, workers: int | None = None) -> None:
+    """Print the findings; exit status 1 on errors, and on warnings when strict. As many processes as cores by default.
 
     Raises:
         StoreError: If there is no store that can be opened.
     """
     from foreact.commands.data import _progress
     from foreact.datasets.lint import lint_store
+    from foreact.datasets.lint_workers import cores
 
     with _progress("lint") as progress:
-        report = lint_store(store, episodes=episodes, progress=progress)
+        report = lint_store(store, episodes=episodes, workers=workers or cores(), progress=progress)
     failed = report.failed(strict)
     if as_json:
         found = {"ok": not failed, "counts": report.counts(), "episodes": report.episodes, "frames": report.frames}

@@ -16,6 +16,7 @@ def run(store: Path, *, out: Path | None, episodes: int, rerun: Path | None, max
         StoreError, NoRerun: As `write_page` and `write_rerun`.
     """
     from foreact.commands.data import _progress
+    from foreact.datasets.lint_workers import cores
     from foreact.datasets.store import Store
     from foreact.datasets.view import write_page
 
@@ -32,5 +33,8 @@ def run(store: Path, *, out: Path | None, episodes: int, rerun: Path | None, max
         frames = write_rerun(opened, rerun, episodes=episodes)
         print(f"{rerun}: {frames} frames; look at it with `rerun {rerun}`")
     with _progress("view") as progress:
-        size = write_page(opened, page, episodes=episodes, max_video_bytes=round(max_video_mb * 1e6), progress=progress)
+        size = write_page(
+            opened, page, episodes=episodes, max_video_bytes=round(max_video_mb * 1e6), workers=cores(),
+            progress=progress,
+        )  # fmt: skip
     print(f"{page}: {min(episodes, len(opened))} episodes, {size / 1e6:.2f} MB")

@@ -11,6 +11,9 @@ from foreact.vla.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from hydra.errors import MissingConfigException
 
+REPLACED = ("policy.cameras",)
+"""Mappings keyed by names of somebody's data: given as a whole, they replace the default instead of joining it."""
+
 
 def compose(name: str, overrides: list[str]) -> dict[str, Any]:
     """Compose `configs/<name>.yaml` with command-line overrides (`key=value`, `group=option`, `+new.key=value`).
@@ -36,12 +39,21 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
             ) from error
     try:
         with initialize_config_module("foreact.configs", version_base="1.3"):
-            plain = OmegaConf.to_container(hydra_compose(name, overrides), resolve=True)
+            plain = OmegaConf.to_container(hydra_compose(name, _replacing(overrides)), resolve=True)
             assert isinstance(plain, dict)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{name}: {_explain(name, overrides, error)}") from error
     plain.pop("hydra", None)
     return {str(key): value for key, value in plain.items()}
+
+
+def _replacing(overrides: list[str]) -> list[str]:
+    """With `key={...}` as Hydra's pair `~key`, `+key={...}` for the keys in `REPLACED`."""
+    out: list[str] = []
+    for word in overrides:
+        key, _, value = word.partition("=")
+        out += [f"~{key}", f"+{word}"] if key in REPLACED and value.lstrip().startswith("{") else [word]
+    return out
 
 
 def _first_line(error: BaseException) -> str:

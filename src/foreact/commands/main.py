@@ -140,6 +140,20 @@ def compare(
     import_module("foreact.commands.compare").run(first, second, as_json=as_json)
 
 
+@app.command("convert-checkpoint")
+def convert_checkpoint(
+    source: Annotated[str, typer.Argument(help="A .pt file of GR-1, GR1-Training, GR-MG's pre-training, or MAE.")],
+    target: Annotated[str, typer.Argument(help="Checkpoint folder to write.")],
+    towers: Annotated[str, typer.Option(help="A converted checkpoint to take both frozen towers from.")] = "",
+    clip: Annotated[str, typer.Option(help="Folder of openai/clip-vit-base-patch32 as transformers keeps it.")] = "",
+    mae: Annotated[str, typer.Option(help="MAE's mae_pretrain_vit_base.pth (CC BY-NC 4.0), if SOURCE lacks it.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Published weights of the GR-1 family become a checkpoint folder, offline."""
+    run = import_module("foreact.commands.convert_checkpoint").run
+    run(source, target, towers=towers, clip=clip, mae=mae, as_json=as_json)
+
+
 def _mount(name: str, help_text: str) -> None:
     """A group of commands whose module is imported only when it is called."""
 
@@ -152,6 +166,7 @@ def _mount(name: str, help_text: str) -> None:
 _mount("data", "Look at, check and convert trajectory stores.")
 _mount("sim", "What the simulator is and how it draws here.")
 _mount("bench", "Measure speed.")
+_mount("study", "Several ways to train, several seeds, one table.")
 
 
 def main(argv: list[str] | None = None) -> None:
