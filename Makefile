@@ -28,7 +28,10 @@ check: setup ## lint and type-check
 nightly: setup ## run everything that takes long: all tests, kills and bit flips, 200 starts per expert, benchmarks
 	$(TEST_ENV) $(BIN)/python -m pytest --slow -n $(WORKERS) --dist loadfile --durations=30 -o timeout=7200 -o faulthandler_timeout=0
 	$(BIN)/foreact data selftest kills --kills 1000
-	$(BIN)/foreact data selftest flips --flips 3000
+	$(BIN)/foreact data selftest flips --flips 3000 --mutations 500
+	$(BIN)/foreact data selftest conversions --kills 50
+	$(BIN)/foreact data selftest readers --seconds 600
+	$(BIN)/foreact data selftest record --episodes 5
 	$(BIN)/foreact sim experts --scene all --starts 200 --workers $(WORKERS)
 	$(BIN)/foreact evaluate actor=expert benchmark=calvin_chains videos_per_task=0 workers=$(WORKERS)
 	$(BIN)/foreact bench sim

@@ -36,7 +36,7 @@ class OnDemandFrames:
     def images(self, camera: str, episodes: np.ndarray, frames: np.ndarray, out: np.ndarray) -> None:
         for episode in np.unique(episodes):
             rows = np.flatnonzero(episodes == episode)
-            out[rows] = self._store.reader(int(episode)).images(camera, frames[rows], self._cameras[camera])
+            self._store.reader(int(episode)).images(camera, frames[rows], self._cameras[camera], out, rows)
 
     def numbers(self, key: str, episodes: np.ndarray, frames: np.ndarray) -> np.ndarray:
         out = np.zeros((len(episodes), _size(self._store, key)), np.float32)
@@ -83,7 +83,7 @@ class ResidentFrames:
             length = reader.header.length
             rows = slice(int(self._base[episode]), int(self._base[episode]) + length)
             for camera, size in cameras.items():
-                self._images[camera][rows] = reader.images(camera, np.arange(length), size)
+                reader.images(camera, np.arange(length), size, self._images[camera][rows])
             for key in _KEYS:
                 if _has(reader, key):
                     self._numbers[key][rows] = reader.array(key)

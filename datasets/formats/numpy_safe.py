@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -71,4 +72,22 @@ def load_npz(path: Path, keys: Iterable[str], optional: Iterable[str] = ()) -> d
     with open_zip(path, "the frame", max_total=_MAX_NPZ_BYTES, max_entry=_MAX_NPZ_BYTES) as archive:
         there = {name.removesuffix(".npy") for name in archive.namelist()}
         wanted = [*keys, *(key for key in optional if key in there)]
+        for key in wanted:
+            _check_entry(archive, f"{key}.npy", f"{path}: {key}")
         return {key: parse_npy(read_entry(archive, f"{key}.npy", str(path)), f"{path}: {key}") for key in wanted}
+
+
+def _check_entry(archive: zipfile.ZipFile, name: str, what: str) -> None:
+    """Look at the header of an array before the rest is unfolded: a few kilobytes may unfold to a gigabyte."""
+    if name not in archive.namelist():
+        return  # reading it says so
+    size = archive.getinfo(name).file_size
+    try:
+        with archive.open(name) as entry:
+            head = entry.read(_MAX_HEADER + 16)
+    except Exception as error:  # zlib has errors of its own
+        raise FormatError(f"{what} is damaged: {error}") from error
+    shape, _, dtype, start = npy_header(head, what)
+    check_shape(what, shape, dtype.itemsize)
+    if start + math.prod(shape) * dtype.itemsize != size:
+        raise FormatError(f"{what} declares {dtype} {shape}, but has {size - start:,} bytes of it")

@@ -14,6 +14,7 @@ from foreact.commands.data import app
 from foreact.datasets.layout import NoStore
 from foreact.datasets.selftest_episodes import SELFTEST_CONTRACT, make_episode
 from foreact.datasets.store import Store
+from foreact.vla.contract import Contract
 
 
 def call(*arguments: object) -> Result:
@@ -51,6 +52,10 @@ def test_verify_names_the_file_and_fails(store: Store) -> None:
     assert found.exit_code == 1 and f"DAMAGED: {file}" in found.output and "1 problems" in found.output
     report = json.loads(call("verify", store.path, "--json").output)
     assert report["ok"] is False and str(file) in report["problems"][0]
+
+
+def test_info_prints_the_contract_as_a_file_that_can_be_read_again(store: Store) -> None:
+    assert Contract.from_yaml(call("info", store.path, "--contract").output) == store.contract
 
 
 def test_info_of_a_damaged_store_says_so(store: Store) -> None:

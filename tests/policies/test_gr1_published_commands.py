@@ -44,14 +44,17 @@ def test_the_yaml_says_what_the_code_defaults_to() -> None:
 def test_a_checkpoint_is_judged_on_the_desk(tmp_path: Path) -> None:
     """End to end: pictures in CALVIN's sizes, the state's seven numbers, one action per plan."""
     torch.manual_seed(0)
-    sizes = dict(word.split("=") for word in SMALL[:-2])
-    config = PublishedGR1Config(**{name: int(value) for name, value in sizes.items()}, towers="random")
+    sizes: dict[str, object] = {}
+    for word in SMALL[:-2]:
+        name, value = word.split("=")
+        sizes[name] = int(value)
+    config = PublishedGR1Config.from_dict({**sizes, "towers": "random"})
     PublishedGR1(config, calvin_contract(), {}).save_pretrained(tmp_path / "mine")
     words = ["benchmark.tasks=[open_drawer,turn_on_led]", "benchmark.starts_per_task=1", "benchmark.max_steps=5"]
     arguments = ["evaluate", f"checkpoint={tmp_path / 'mine'}", *words, "workers=0", f"out={tmp_path / 'out'}"]
     assert run(app, arguments) == 0
     results = read_results(tmp_path / "out/results.json")
-    assert results.actor == "mine" and results.notes == ()
+    assert results.actor == "mine" and results.notes == ("state: take 7 of 15 numbers",)
 
 
 def test_convert_says_in_one_message_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from foreact.vla.checkpoint import load_policy
 from foreact.vla.contract import adapt
 from foreact.vla.errors import ConfigError
 from foreact.vla.policy import Observation
+from foreact.vla.rows import Rows
 from foreact.vla.runtime import StreamingActor
 from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 
@@ -91,7 +92,7 @@ def trunk_outputs(
 ) -> torch.Tensor:
     """All outputs, those of context tokens too (B, C + Q, D); the queries ask at steps 0, 1, ... in turn."""
     seen: list[torch.Tensor] = []
-    hook = policy.transformer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    hook = policy.transformer.ln_f.register_forward_hook(lambda *call: seen.append(call[-1]))
     T = context.shape[1]
     step = torch.arange(len(queries)).remainder(T).expand(len(context), -1)
     policy.trunk(context, mask, queries, step, torch.zeros(len(queries), dtype=torch.long))
@@ -254,21 +255,26 @@ def test_the_loss_is_the_papers_sum(policy: PublishedGR1) -> None:
     torch.testing.assert_close(parts["total"], sum(parts[name] for name in expected), rtol=1e-5, atol=1e-6)
 
 
-def test_pieces_of_a_batch_add_up_to_it(policy: PublishedGR1) -> None:
+def test_pieces_of_a_batch_add_up_to_it_dropout_included() -> None:
+    policy = make().train()
     batch = windows(policy)
     counts = policy.loss_counts(batch)
+    policy.set_rows(Rows(seed=1, step=2, first=0, count=6, total=6))
     whole = policy.loss(batch)["total"]
     pieces = []
-    for rows in (slice(0, 2), slice(2, 6)):
+    for first, count in ((0, 2), (2, 4)):
         values = {}
         for key, value in vars(batch).items():
             if isinstance(value, dict):
-                value = {camera: array[rows] for camera, array in value.items()}
+                value = {camera: array[first : first + count] for camera, array in value.items()}
             elif value is not None:
-                value = value[rows]
+                value = value[first : first + count]
             values[key] = value
+        policy.set_rows(Rows(seed=1, step=2, first=first, count=count, total=6))
         pieces.append(policy.loss(WindowBatch(**values), counts)["total"])
     torch.testing.assert_close(sum(pieces), whole, rtol=1e-5, atol=1e-6)
+    policy.set_rows(Rows(seed=1, step=3, first=0, count=6, total=6))
+    assert abs(policy.loss(batch)["total"] - whole) > 1e-4  # dropout is at work
 
 
 def test_it_learns_and_the_towers_stay_frozen() -> None:

@@ -82,6 +82,7 @@ def _run(out: Path, *, double: bool = False, steps: int = 50, stop: int | None =
         trainer.run()
     finally:
         if trainer.ranks.main:
+            out.mkdir(parents=True, exist_ok=True)
             (out / "said.txt").write_text(said.getvalue())
     return trainer
 
@@ -214,6 +215,7 @@ def test_recomputing_blocks_changes_no_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own doings
 def test_compiled_blocks_compute_the_same(tmp_path: Path) -> None:
     if not shutil.which("c++") and not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")

@@ -36,11 +36,18 @@ def _list_formats(wanted: bool) -> None:
 
 
 @app.command()
-def info(store: StorePath, as_json: AsJson = False) -> None:
+def info(
+    store: StorePath,
+    as_json: AsJson = False,
+    contract: Annotated[bool, typer.Option("--contract", help="Print the contract alone, as a YAML file.")] = False,
+) -> None:
     """Print what a store holds: episodes, frames, hours, tasks, bytes, contract, codec."""
     from foreact.datasets.store import Store
     from foreact.datasets.summary import summarize
 
+    if contract:
+        print(Store.open(store).contract.to_yaml(), end="")
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the damaged are listed below
         found = summarize(Store.open(store))

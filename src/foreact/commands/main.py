@@ -140,6 +140,19 @@ def compare(
     import_module("foreact.commands.compare").run(first, second, as_json=as_json)
 
 
+@app.command()
+def preflight(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder.")],
+    store: Annotated[str, typer.Option(help="Trajectory store to compare with.")] = "",
+    env: Annotated[str, typer.Option(help="Environment to compare with: desk.")] = "",
+    contract: Annotated[str, typer.Option(help="Contract file (YAML) of a robot, say.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """What a checkpoint expects beside what a store, environment or robot offers; loads no weights."""
+    run = import_module("foreact.commands.preflight").run
+    run(checkpoint, store=store, env=env, contract=contract, as_json_text=as_json)
+
+
 @app.command("convert-checkpoint")
 def convert_checkpoint(
     source: Annotated[str, typer.Argument(help="A .pt file of GR-1, GR1-Training, GR-MG's pre-training, or MAE.")],

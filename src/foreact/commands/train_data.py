@@ -112,7 +112,13 @@ def from_stores(
         note(text)
     validation = None
     if share > 0:
-        spared = [i for i in everyone if len(stores) == 1 or _spares(stores[i], parts[i], share)] or everyone
+        spared = [i for i in everyone if _spares(stores[i], parts[i], share)]
+        if not spared:
+            count = sum(len(store) for store in stores)
+            raise ConfigError(
+                f"data.holdout={share:g} holds out none of {count} episodes, so there is nothing to validate on: set "
+                "data.holdout=0 to train on all of them, or a larger share"
+            )
         for i in sorted(set(everyone) - set(spared)):
             note(f"{stores[i].path}: no episode is held out of it; validation goes without")
         validation = sampler(spared, fits, lambda info: held_out(info.name, share), trainer.seed + 1)
