@@ -20,6 +20,8 @@ BARE = ("vla", "datasets", "policies", "sim", "robot_bridge")
 LINKED = (*BARE, "configs")
 OF_THE_SYSTEM = {"rclpy"}
 """Comes with ROS 2, not from a package registry."""
+OF_THE_AUTHORS_OF_GR1 = {"models", "torchvision"}
+"""A checkout of bytedance/GR-1 and what it needs, in a virtual environment of its own: scripts/golden_gr1.py."""
 OF_OTHER_SIMULATORS = {"calvin_env", "pybullet", "libero", "robosuite"}
 """Come with a checkout of calvin_env or with hf-libero, each in a virtual environment of its own: docs/adapters.md."""
 MAY_IMPORT = {
@@ -143,7 +145,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
         f"{path.relative_to(ROOT)}: {top}"
         for path in files
         for top in {name.split(".")[0] for name in imports_of(ast.parse(path.read_text()))}
-        if top not in sys.stdlib_module_names | {"foreact", ""} | OF_THE_SYSTEM | OF_OTHER_SIMULATORS
+        if top not in sys.stdlib_module_names | {"foreact", ""} | OF_THE_SYSTEM | OF_OTHER_SIMULATORS | OF_THE_AUTHORS_OF_GR1
         and not declared & {canonical(name) for name in offered.get(top, [top])}
     }
     assert undeclared == set()
@@ -154,6 +156,8 @@ UNSAFE_CALLS = {
     "eval", "exec", "__import__", "os.system", "torch.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load",
 }  # fmt: skip
 UNSAFE_OPTIONS = {"allow_pickle": True, "weights_only": False, "trust_remote_code": True, "shell": True}
+AUDITED = {"policies/gr1/published_unpack.py": ["torch.load() in line"]}
+"""The one module that reads files of strangers, in a confined process: tensors and plain containers only."""
 
 
 def unsafe(tree: ast.AST) -> list[str]:
@@ -174,7 +178,9 @@ def unsafe(tree: ast.AST) -> list[str]:
 def test_sources_never_run_code_out_of_data() -> None:
     assert ALL_SOURCES
     found = {str(path.relative_to(ROOT)): unsafe(ast.parse(path.read_text())) for path in ALL_SOURCES}
-    assert {path: problems for path, problems in found.items() if problems} == {}
+    without_lines = {path: [re.sub(r" \d+$", "", p) for p in problems] for path, problems in found.items() if problems}
+    assert without_lines == AUDITED
+    assert "weights_only=True" in (ROOT / next(iter(AUDITED))).read_text()
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def check(line: str) -> None:
         check_make(words[1:])
     elif words[0] == "foreact":
         check_foreact(words[1:])
+    elif words[:2] == ["accelerate", "launch"]:
+        check_foreact(words[words.index("foreact.commands.main") + 1 :])
     elif words[0] == "python":
         if not (ROOT / words[1]).is_file():
             raise ValueError(f"no script {words[1]} in this repository")

@@ -24,6 +24,7 @@ from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.model import GR1
 from foreact.vla.batch import WindowBatch
 from foreact.vla.errors import ConfigError, ForeActError
+from foreact.vla.layers import Block
 from foreact.vla.rows import RowDropout, Rows, set_rows
 from foreact.vla.trainable import TrainablePolicy
 from foreact.vla.training.config import AugmentConfig, TrainerConfig
@@ -216,12 +217,21 @@ def test_recomputing_blocks_changes_no_bit(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own doings
-def test_compiled_blocks_compute_the_same(tmp_path: Path) -> None:
+def test_a_compiled_block_computes_the_same() -> None:
     if not shutil.which("c++") and not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
-    _run(tmp_path / "plain", steps=6)
-    _run(tmp_path / "compiled", steps=6, compile=True)
-    np.testing.assert_allclose(_losses(tmp_path / "compiled"), _losses(tmp_path / "plain"), rtol=1e-3)
+    torch.manual_seed(0)
+    plain = Block(16, 2, dropout=0.1)
+    compiled = Block(16, 2, dropout=0.1)
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile()
+    for block in (plain, compiled):
+        set_rows(block, Rows(0, 3, 0, 4, 4))
+    x, mask = torch.randn(4, 6, 16), torch.ones(4, 1, 6, 6, dtype=torch.bool).tril()
+    for block in (plain, compiled):
+        block(x, mask).square().sum().backward()
+    for one, two in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-4)
 
 
 def _order(pieces: list[Pieces], start: int = 0, steps: int = 12) -> list[list[list[int]]]:

@@ -23,6 +23,8 @@ _EXTRAS = {
     "einops": "train",
     "safetensors": "train",
     "accelerate": "train",
+    "diffusers": "train",
+    "roma": "train",
     "mujoco": "sim",
     "gymnasium": "sim",
     "OpenGL": "sim",
