@@ -5,6 +5,8 @@ Shape legend: B batch, N tokens, M keys, D width, H heads, L latents, P patches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -14,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from foreact.vla.rows import RowDropout
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+watcher: Callable[[Tensor, Tensor, Tensor | None], None] | None = None
+"""Called with the queries, keys and mask of every `attend`; set by `foreact.vla.attention_probe` alone."""
 
 
 def attend(q_BHNE: Tensor, k_BHME: Tensor, v_BHME: Tensor, mask_B1NM: Tensor | None) -> Tensor:
@@ -22,6 +26,8 @@ def attend(q_BHNE: Tensor, k_BHME: Tensor, v_BHME: Tensor, mask_B1NM: Tensor | N
     Training on a CPU takes the three plain products: PyTorch's fused CPU kernel spends about ten times longer in its
     backward pass on short sequences (torch 2.13, bfloat16, 64 tokens).
     """
+    if watcher is not None:
+        watcher(q_BHNE, k_BHME, mask_B1NM)
     if q_BHNE.is_cuda or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q_BHNE, k_BHME, v_BHME, attn_mask=mask_B1NM)
     scores = (q_BHNE * q_BHNE.shape[-1] ** -0.5) @ k_BHME.transpose(-1, -2)

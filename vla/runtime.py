@@ -1,7 +1,8 @@
 """Streaming inference: a trained policy as an `Actor`, for many robots or environments at once.
 
 Each frame is encoded at most once and its tokens are kept; a frame that no plan looks at is never encoded; a sentence
-is encoded once. The numbers are those of `TrainablePolicy.plan`, the full forward pass.
+is encoded once. The numbers are those of `TrainablePolicy.plan`, the full forward pass, up to rounding. What else makes
+it fast, and what was measured: docs/inference.md.
 
 Shape legend: N slots of one call, T history frames, F tokens of a frame, D width, S state size.
 """
@@ -17,7 +18,12 @@ from torch import Tensor
 
 from foreact.vla.errors import ConfigError, ForeActError
 from foreact.vla.policy import Observation, Plan
+from foreact.vla.runtime_acting import PlansOnDevice, find_precision
+from foreact.vla.runtime_device import Recorded, Uploader, find_device
+from foreact.vla.runtime_stages import stage
 from foreact.vla.trainable import TrainablePolicy
+
+__all__ = ["BadObservation", "StreamingActor", "find_device"]
 
 _SENTENCES_KEPT = 1024
 
@@ -53,9 +59,13 @@ class StreamingActor:
         batch_size: Every pass of the network has so many rows, padded where fewer are asked for. Rounding depends on
             the size of a batch, so this makes a slot's numbers independent of what else runs beside it.
             By default passes are as large as what is asked for.
+        precision: "float32", "bfloat16" or "float16": what most of the network is computed in.
+        graphs: Replay CUDA graphs, one per number of rows (rounded up to a power of two, unless `batch_size` says how
+            many). Its first plan of each kind takes seconds. On a CPU the same static buffers are used without graphs.
+        compiled: Through `torch.compile`; the first plan of each shape then takes a minute.
 
     Raises:
-        ConfigError: If the device is not there, or `execute_steps` is not between 1 and the policy's chunk.
+        ConfigError: If the device or precision is not there, or `execute_steps` is not between 1 and the policy's chunk.
     """
 
     def __init__(
@@ -64,6 +74,10 @@ class StreamingActor:
         execute_steps: int | None = None,
         device: str = "cpu",
         batch_size: int | None = None,
+        *,
+        precision: str = "float32",
+        graphs: bool = False,
+        compiled: bool = False,
     ):
         steps = policy.config.execute_steps if execute_steps is None else execute_steps
         if not 1 <= steps <= policy.config.chunk:
@@ -72,6 +86,7 @@ class StreamingActor:
             raise ConfigError("this policy was trained on video alone and has no actions; fine-tune it first")
         self.device = find_device(device)
         self.policy = policy.to(self.device).eval()
+        self.acting = policy.for_acting(find_precision(precision))
         self.contract = policy.contract
         self.execute_steps = steps
         self.looks_back = tuple(policy.config.history_stride * k for k in range(1, policy.config.history))
@@ -79,6 +94,17 @@ class StreamingActor:
         self._span = (policy.config.history - 1) * policy.config.history_stride + 1
         self._slots: dict[int, _Slot] = {}
         self._sentences: OrderedDict[str, Tensor] = OrderedDict()
+
+        self._upload = Uploader(self.device, staged=True if graphs else None)
+        self._static = graphs
+        self._encode_rows, self._plan_rows = self._encode_tensors, self._plan_tensors
+        if compiled:
+            self._encode_rows = torch.compile(self._encode_rows, dynamic=False)
+            self._plan_rows = torch.compile(self._plan_rows, dynamic=False)
+        if graphs:
+            record = self.device.type == "cuda"
+            self._encode_rows = Recorded(self._encode_rows, graphs=record)
+            self._plan_rows = Recorded(self._plan_rows, graphs=record)
 
     def reset(self, slots) -> None:
         """Forget the history of these slots."""
@@ -113,7 +139,8 @@ class StreamingActor:
         stride = self.policy.config.history_stride
         history = [list(self._slots[int(slot)].frames)[::-1][::stride][::-1] for slot in observation.slots]
         self._encode([frame for frames in history for frame in frames if frame.tokens_FD is None])
-        language = self._language(observation.instruction)
+        with stage("language"):
+            language = self._language(observation.instruction)
         plans = [
             self._plan([history[row] for row in rows], language[list(rows)], foresight)
             for rows in self._batches(len(history))
@@ -121,18 +148,44 @@ class StreamingActor:
         return _joined(plans, len(history))
 
     def _plan(self, history: list[list[_Frame]], language: Tensor, foresight: bool) -> Plan:
-        shape = _tokens(history[0][-1]).shape
-        frames_NTFD = torch.zeros(len(history), self.policy.config.history, *shape, device=self.device)
-        mask_NT = torch.zeros(frames_NTFD.shape[:2], dtype=torch.bool, device=self.device)
-        for row, frames in enumerate(history):
-            frames_NTFD[row, : len(frames)] = torch.stack([_tokens(frame) for frame in frames])
-            mask_NT[row, : len(frames)] = True
-        current = self._upload([frames[-1] for frames in history]) if foresight else None
-        return self.policy.plan_from(frames_NTFD, language, mask_NT, current)
+        T = self._length(history)
+        nothing = torch.zeros_like(_tokens(history[0][-1]))
+        rows = [[_tokens(frame) for frame in frames] + [nothing] * (T - len(frames)) for frames in history]
+        frames_NTFD = torch.stack([tokens for row in rows for tokens in row]).unflatten(0, (-1, T))
+        lengths = np.array([len(frames) for frames in history])
+        with stage("upload"):
+            mask_NT = self._upload("mask", list(np.arange(T) < lengths[:, None]))
+            current = self._upload_images("current", [frames[-1] for frames in history]) if foresight else None
+        if not isinstance(self.acting, PlansOnDevice):
+            return self.acting.plan_from(frames_NTFD, language, mask_NT, current)
+        actions, *pictures = self._plan_rows(frames_NTFD, language, mask_NT, *(current or {}).values())
+        with stage("download"):
+            painted = {name: picture.cpu().numpy() for name, picture in zip(current or {}, pictures, strict=True)}
+            return Plan(
+                actions=actions.cpu().numpy(),
+                foresight=painted if foresight else None,
+                foresight_steps=self.acting.foresight_steps if foresight else 0,
+            )
+
+    def _length(self, history: list[list[_Frame]]) -> int:
+        """T of the windows. Shorter ones are quicker where that is understood, but round differently; static buffers and
+        rows that must not depend on each other want one length."""
+        if self._static or self._batch_size not in (None, 1) or not isinstance(self.acting, PlansOnDevice):
+            return self.policy.config.history
+        return max(map(len, history))
+
+    def _plan_tensors(
+        self, frames_NTFD: Tensor, language_ND: Tensor, mask_NT: Tensor, *current: Tensor
+    ) -> tuple[Tensor, ...]:
+        assert isinstance(self.acting, PlansOnDevice)
+        names = [camera.name for camera in self.contract.cameras]
+        images = dict(zip(names, current, strict=True)) if current else None
+        actions, pictures = self.acting.plan_tensors(frames_NTFD, language_ND, mask_NT, images)
+        return actions, *(pictures[name] for name in names if current)
 
     def _batches(self, n: int) -> list[list[int]]:
         """Rows 0..n-1 in passes of the network; the last row fills up what is left of the last pass."""
-        size = self._batch_size or n
+        size = self._batch_size or (1 << (n - 1).bit_length() if self._static else n)
         return [[min(start + i, n - 1) for i in range(size)] for start in range(0, n, size)]
 
     def _encode(self, new: list[_Frame]) -> None:
@@ -142,15 +195,21 @@ class StreamingActor:
             )
         for rows in self._batches(len(new)) if new else ():
             frames = [new[row] for row in rows]
-            state_NS = torch.from_numpy(np.stack([frame.state_S for frame in frames])).to(self.device)
-            known_N = torch.ones(len(frames), dtype=torch.bool, device=self.device)
-            tokens = self.policy.encode_frames(self._upload(frames), state_NS, known_N)
-            for frame, tokens_FD in zip(frames, tokens, strict=True):
+            with stage("upload"):
+                images = self._upload_images("image", frames)
+                state_NS = self._upload("state", [frame.state_S for frame in frames])
+            (tokens_NFD,) = self._encode_rows(state_NS, *images.values())
+            for frame, tokens_FD in zip(frames, tokens_NFD, strict=True):
                 frame.tokens_FD = tokens_FD
 
-    def _upload(self, frames: list[_Frame]) -> dict[str, Tensor]:
+    def _encode_tensors(self, state_NS: Tensor, *images: Tensor) -> tuple[Tensor, ...]:
+        known_N = torch.ones(len(state_NS), dtype=torch.bool, device=state_NS.device)
+        named = {camera.name: image for camera, image in zip(self.contract.cameras, images, strict=True)}
+        return (self.acting.encode_frames(named, state_NS, known_N),)
+
+    def _upload_images(self, kind: str, frames: list[_Frame]) -> dict[str, Tensor]:
         return {
-            camera.name: torch.from_numpy(np.stack([frame.images[camera.name] for frame in frames])).to(self.device)
+            camera.name: self._upload(f"{kind} {camera.name}", [frame.images[camera.name] for frame in frames])
             for camera in self.contract.cameras
         }
 
@@ -158,7 +217,7 @@ class StreamingActor:
         new = sorted({sentence for sentence in sentences if sentence not in self._sentences})
         for sentence in new:
             # One at a time: a sentence's vector must not depend on what else is asked for (padding).
-            self._sentences[sentence] = self.policy.encode_text([sentence])[0]
+            self._sentences[sentence] = self.acting.encode_text([sentence])[0]
         language = torch.stack([self._sentences[sentence] for sentence in sentences])
         while len(self._sentences) > _SENTENCES_KEPT:
             self._sentences.popitem(last=False)
@@ -199,20 +258,3 @@ def _joined(plans: list[Plan], n: int) -> Plan:
         }
     actions = np.concatenate([plan.actions for plan in plans])[:n]
     return Plan(actions=actions, foresight=foresight, foresight_steps=plans[0].foresight_steps)
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device called `name`.
-
-    Raises:
-        ConfigError: If it is not there.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is not one; use cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(
-            f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
-        )
-    return device

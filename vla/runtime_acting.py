@@ -1,7 +1,7 @@
 """What the streaming runtime calls, and the general way to run it in half precision.
 
-By default that is the policy itself; a policy may bring something faster that computes the same numbers
-(`TrainablePolicy.for_acting`).
+By default that is the policy itself. `TrainablePolicy.for_acting` returns something faster that computes the same
+numbers where there is such a thing; a policy of your own may override it.
 
 Shape legend: N frames, B windows, T frames of a window, F tokens of a frame, D width, S state size.
 """
@@ -9,6 +9,7 @@ Shape legend: N frames, B windows, T frames of a window, F tokens of a frame, D 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the precisions that a policy can act in."""
+
+_FASTER = {"gr1_published": ("foreact.policies.gr1.published_fast", "FastGR1")}
+"""Policy -> (module, class) of something that acts like it, made from a policy and a dtype; imported when asked for."""
 
 
 class Acting(Protocol):
@@ -84,6 +88,17 @@ class Autocast:
         """See `Acting`."""
         with torch.autocast(self._kind, self._dtype):
             return self.policy.plan_from(frames_BTFD, language_BD, mask_BT, current)
+
+
+def acting_for(policy: TrainablePolicy, dtype: torch.dtype) -> Acting:
+    """The fastest thing we have that acts like `policy`, in that precision."""
+    from foreact.vla.registry import policy_class
+
+    # A subclass may compute something else, so it must be the class itself.
+    if policy.name in _FASTER and type(policy) is policy_class(policy.name):
+        module, name = _FASTER[policy.name]
+        return getattr(import_module(module), name)(policy, dtype)
+    return policy if dtype == torch.float32 else Autocast(policy, dtype)
 
 
 def find_precision(name: str) -> torch.dtype:

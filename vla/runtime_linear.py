@@ -56,15 +56,18 @@ def _mkldnn() -> Any:
     return torch.ops.mkldnn
 
 
-def for_acting(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A copy of `module` in evaluation mode that shares its parameters, with an `ActingLinear` in each linear layer's
-    place: `nn.Linear`, and layers that say `transposed = True` and keep `weight` as (in, out), as GPT-2 does."""
+def for_acting(
+    module: nn.Module, dtype: torch.dtype = torch.float32, transposed: tuple[type[nn.Module], ...] = ()
+) -> nn.Module:
+    """A copy of `module` in evaluation mode that shares its parameters, with an `ActingLinear` in each `nn.Linear`'s
+    place, and in that of layers of the `transposed` classes, which keep `weight` as (in, out)."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     twin = copy.deepcopy(module, shared)
     for parent in list(twin.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
+            if isinstance(child, nn.Linear):
                 setattr(parent, name, ActingLinear(child.weight, child.bias, dtype))
-            elif isinstance(child, nn.Module) and type(child).__name__ == "Affine":
+            elif isinstance(child, transposed):
+                assert isinstance(child.weight, Tensor) and isinstance(child.bias, Tensor)
                 setattr(parent, name, ActingLinear(child.weight.T, child.bias, dtype))
     return twin.eval()

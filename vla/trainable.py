@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from einops import rearrange
@@ -18,6 +18,9 @@ from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.policy import Plan
 from foreact.vla.rows import Rows, set_rows
+
+if TYPE_CHECKING:
+    from foreact.vla.runtime_acting import Acting
 
 Statistics = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -63,7 +66,7 @@ class TrainablePolicy(nn.Module):
         set_rows(self, rows, next(self.parameters()).device)
 
     def after_step(self) -> None:
-        """Called by the training loop after each optimiser step; for weights that follow others (nothing by default)."""
+        """Called by the training loop after each optimiser step, for weights that follow others; does nothing here."""
 
     # --- acting, in three steps so that a runtime can keep what does not change ---------------------------------------
 
@@ -80,6 +83,13 @@ class TrainablePolicy(nn.Module):
         self, frames_BTFD: Tensor, language_BD: Tensor, mask_BT: Tensor, current: Mapping[str, Tensor] | None
     ) -> Plan:
         """A plan from encoded frames and text. With `current` (camera -> (B, H, W, 3) uint8) also predict frames."""
+
+    def for_acting(self, dtype: torch.dtype = torch.float32) -> Acting:
+        """What the streaming runtime calls instead of the three steps above: itself, or something faster that computes
+        the same numbers up to rounding; in half precision if `dtype` says so. Made once, from weights that stay."""
+        from foreact.vla.runtime_acting import acting_for
+
+        return acting_for(self, dtype)
 
     @torch.no_grad()
     def plan(

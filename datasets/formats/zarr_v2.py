@@ -192,9 +192,9 @@ def _declared_size(codec: str, data: bytes) -> int | None:
     if codec == "lz4":  # numcodecs puts the size in front
         return int.from_bytes(data[:4], "little")
     if codec == "zstd":
-        from foreact.datasets.still_codecs import _zstd_content_size
+        from foreact.datasets.zstandard import content_size
 
-        return _zstd_content_size(data[:18])
+        return content_size(data[:18])
     return None
 
 

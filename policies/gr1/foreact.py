@@ -33,10 +33,12 @@ from foreact.policies.gr1.foreact_losses import foreact_counts, foreact_losses
 from foreact.policies.gr1.heads import build_head
 from foreact.policies.gr1.relative import ToolFrame
 from foreact.policies.gr1.state import StateEncoding
+from foreact.policies.gr1.tokens import foreact_tokens
 from foreact.policies.gr1.visual_tokens import build_visual_tokens
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
+from foreact.vla.explain_tokens import TokenMap
 from foreact.vla.layers import Block
 from foreact.vla.policy import Plan
 from foreact.vla.text import ClipText, TextTower, build_text
@@ -342,6 +344,10 @@ class ForeAct(TrainablePolicy):
             foresight=foresight,
             foresight_steps=0 if current is None else self.config.foresight_steps,
         )
+
+    def describe_tokens(self) -> TokenMap:
+        """What its tokens are and where it attends, for `foreact explain`."""
+        return foreact_tokens(self)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -83,8 +83,8 @@ def foreact_losses(policy: ForeAct, batch: WindowBatch, counts: Mapping[str, flo
         if config.action_frame == "tool":
             assert policy.tool is not None
             target_BTKA = policy.tool.to_tool(target_BTKA, policy.tool.rotation(state_BTS)[:, :, None])
-        chunks = (rearrange(x, "b t k d -> (b t) k d") for x in (answers.actions_BTKD, target_BTKA, mask_BTKA))
-        parts |= policy.action_head.losses(*chunks, own, policy.rows)
+        features, target, mask = (x.flatten(0, 1) for x in (answers.actions_BTKD, target_BTKA, mask_BTKA))
+        parts |= policy.action_head.losses(features, target, mask, own, policy.rows)
         total = total + config.arm_weight * parts["arm"] + config.gripper_weight * parts.get("gripper", 0.0)
     if step_BI is not None:
         valid_N = future_BT.gather(1, step_BI).reshape(-1)

@@ -28,9 +28,11 @@ from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.decoder import PixelDecoder
 from foreact.policies.gr1.losses import loss_counts, policy_losses
 from foreact.policies.gr1.state import StateEncoding
+from foreact.policies.gr1.tokens import gr1_tokens
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
+from foreact.vla.explain_tokens import TokenMap
 from foreact.vla.layers import Block, PerceiverResampler
 from foreact.vla.policy import Plan
 from foreact.vla.text import ClipText, TextTower, build_text
@@ -257,6 +259,10 @@ class GR1(TrainablePolicy):
             foresight=foresight,
             foresight_steps=0 if current is None else self.config.foresight_steps,
         )
+
+    def describe_tokens(self) -> TokenMap:
+        """What its tokens are and where it attends, for `foreact explain`."""
+        return gr1_tokens(self)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -31,9 +31,11 @@ from foreact.policies.gr1.published_config import PublishedGR1Config
 from foreact.policies.gr1.published_losses import loss_counts, published_losses
 from foreact.policies.gr1.published_parts import MaeEncoder, Resampler, Trunk, VitBlock
 from foreact.policies.gr1.published_towers import build_towers, small_text
+from foreact.policies.gr1.tokens import published_tokens
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
+from foreact.vla.explain_tokens import TokenMap
 from foreact.vla.layers import sincos_positions
 from foreact.vla.policy import Plan
 from foreact.vla.text import ClipText, TextTower
@@ -335,6 +337,10 @@ class PublishedGR1(TrainablePolicy):
             }
         steps = 0 if current is None else self.config.foresight_steps
         return Plan(actions=commands.cpu().numpy(), foresight=foresight, foresight_steps=steps)
+
+    def describe_tokens(self) -> TokenMap:
+        """What its tokens are and where it attends, for `foreact explain`."""
+        return published_tokens(self)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
