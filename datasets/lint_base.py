@@ -70,7 +70,8 @@ class Limits:
     """Share by which the rate of the timestamps may differ from the contract's."""
     jitter_share: float = 0.02
     """So many frames may come more than half a period early or late."""
-    gap_periods: float = 3.0
+    gap_periods: float = 1.5
+    """A longer time between two frames is a gap: at least one was dropped."""
     short_s: float = 0.3
     short_frames: int = 10
     long_s: float = 300.0

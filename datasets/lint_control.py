@@ -184,8 +184,12 @@ def _jitter(scan: EpisodeScan) -> Iterator[Found]:
     period = float(np.median(steps))
     if period <= 0:
         return
-    for a, b in runs(steps > scan.limits.gap_periods * period):
-        yield a, b + 1, f"{steps[a:b].max():.3g} s without a frame; usual are {period:.3g} s"
+    gap = steps > scan.limits.gap_periods * period
+    gap[1:] &= steps[:-1] > 0  # after a clock that went back, it only catches up
+    for a, b in runs(gap):
+        longest = steps[a:b].max()
+        lost = max(1, round(float(longest / period)) - 1)
+        yield a, b + 1, f"{longest:.3g} s without a frame; usual are {period:.3g} s: about {lost} dropped"
     late = (np.abs(steps - period) > 0.5 * period) & (steps > 0)  # backwards is a rule of its own
     if late.mean() > scan.limits.jitter_share and late.sum() > 1:
         yield None, None, f"{late.mean():.0%} of the frames come more than half a period early or late"

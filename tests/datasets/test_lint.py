@@ -193,6 +193,19 @@ def test_clean_data_has_no_findings(clean_store: Path) -> None:
     assert report.findings == [] and (report.episodes, report.frames) == (4, 4 * LENGTH)
 
 
+def test_a_single_dropped_frame_is_found_and_a_trembling_clock_is_not(tmp_path: Path) -> None:
+    dropped, trembling = clean(0), clean(1)
+    time = dropped.extras["timestamp"]
+    time[20:] += time[1] - time[0]
+    rng = np.random.default_rng(0)
+    period = trembling.extras["timestamp"][1] - trembling.extras["timestamp"][0]
+    trembling.extras["timestamp"] += rng.uniform(-0.2, 0.2, LENGTH) * period
+    report = lint_store(write(tmp_path / "s", {"dropped": dropped, "trembling": trembling}))
+    found = [(f.episode, f.rule) for f in report.findings if f.rule == "rate-jitter"]
+    assert found == [("dropped", "rate-jitter")]
+    assert "about 1 dropped" in next(f.message for f in report.findings if f.rule == "rate-jitter")
+
+
 def test_real_recordings_have_no_findings_until_they_are_spoilt(tmp_path: Path) -> None:
     env = DeskEnv("D")
     episodes: dict[str, EpisodeData] = {}
