@@ -11,6 +11,7 @@ where `make_actor(contract: Contract) -> Actor` gets the contract that the envir
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
 from foreact.vla.files import MANIFEST, sha256_of, verify_folder
+from foreact.vla.model_card import CARD
 from foreact.vla.policy import Actor, Observation, Plan
 
 GROUP = "foreact.actors"
@@ -170,11 +172,16 @@ def make_actor(name: str, contract: Contract) -> Actor:
 def checkpoint_sha256(folder: Path) -> str:
     """What identifies a checkpoint: the SHA-256 of its `manifest.json`, which holds those of all other files.
 
+    The model card is left out of it first: measured results may be written there without making it another policy.
+
     Raises:
         DamagedFolder: If the folder is no checkpoint, or a file in it is missing or damaged.
     """
     verify_folder(folder)
-    return sha256_of(folder / MANIFEST)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    if manifest["files"].pop(CARD, None) is None:
+        return sha256_of(folder / MANIFEST)
+    return hashlib.sha256((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()).hexdigest()
 
 
 def load_checkpoint_actor(
@@ -192,9 +199,12 @@ def load_checkpoint_actor(
         ForeActError: If the folder is not a checkpoint, is damaged, or needs a device that is not there.
     """
     from foreact.vla.checkpoint import load_policy
+    from foreact.vla.lora import merge_lora
     from foreact.vla.runtime import StreamingActor
 
-    return StreamingActor(load_policy(folder), execute_steps=execute_steps, device=device, batch_size=batch_size)
+    policy = load_policy(folder)
+    merge_lora(policy)
+    return StreamingActor(policy, execute_steps=execute_steps, device=device, batch_size=batch_size)
 
 
 def check_plan(actor: Actor, plan: Plan, n: int) -> np.ndarray:

@@ -67,7 +67,7 @@ class AttentionProbe:
         for name in self._names:
             module = self._modules[name]
             self._handles.append(module.register_forward_pre_hook(self._begin(name)))
-            self._handles.append(module.register_forward_hook(lambda *_: self._running.pop(), always_call=True))
+            self._handles.append(module.register_forward_hook(self._end, always_call=True))
         for name in self._inputs:
             self._handles.append(self._modules[name].register_forward_pre_hook(self._keep(name)))
         layers.watcher = self._watch
@@ -100,6 +100,9 @@ class AttentionProbe:
 
     def _begin(self, name: str) -> Callable[..., None]:
         return lambda *_: self._running.append(name)
+
+    def _end(self, *_: object) -> None:
+        self._running.pop()
 
     def _keep(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda module, arguments: self._given[name].append(arguments)

@@ -5,6 +5,8 @@ model.safetensors   all weights, frozen towers included
 statistics.json     of the training data's state
 contract.yaml       what it requires of an environment or a robot
 text/, vision/      tokenizer and config of pretrained towers, if it has any
+provenance.json     data hashes and settings of its training, if it was trained
+README.md           its model card, see `foreact.vla.model_card`
 manifest.json       sizes and SHA-256 of the above, written last
 """
 
@@ -22,10 +24,13 @@ from torch import Tensor
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ForeActError
 from foreact.vla.files import DamagedFolder, verify_folder, write_folder
+from foreact.vla.hub import local_checkpoint
+from foreact.vla.model_card import CARD, Facts, plain_provenance, render
 from foreact.vla.registry import policy_class
 from foreact.vla.trainable import TrainablePolicy
 
 CHECKPOINT_FORMAT = 1
+PROVENANCE = "provenance.json"
 
 Files = dict[str, bytes | Callable[[Path], None]]
 
@@ -55,12 +60,21 @@ def tensor_file(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
 def policy_files(policy: TrainablePolicy, weights: Mapping[str, Tensor] | None = None) -> Files:
     """The files of a policy's checkpoint, with `weights` instead of its own (an average of them, for instance)."""
     head = {"format": CHECKPOINT_FORMAT, "policy": policy.name, "config": policy.config.to_dict()}
+    tensors, towers = weights or policy.state_dict(), policy.tower_files()
+    provenance = None if policy.provenance is None else plain_provenance(policy.provenance)
+    card = Facts(
+        policy=policy.name, config=policy.config.to_dict(), contract=policy.contract, provenance=provenance,
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        towers=sorted({name.split("/")[0] for name in towers}),
+    )  # fmt: skip
     return {
         "config.json": to_json(head),
         "statistics.json": to_json(policy.statistics),
         "contract.yaml": policy.contract.to_yaml().encode(),
-        **policy.tower_files(),
-        "model.safetensors": tensor_file(weights or policy.state_dict()),
+        **towers,
+        **({} if provenance is None else {PROVENANCE: to_json(provenance)}),
+        CARD: render(card).encode(),
+        "model.safetensors": tensor_file(tensors),
     }
 
 
@@ -73,15 +87,23 @@ def save_policy(policy: TrainablePolicy, folder: Path, weights: Mapping[str, Ten
     write_folder(Path(folder), policy_files(policy, weights))
 
 
-def load_policy(folder: Path | str, device: str | torch.device = "cpu") -> TrainablePolicy:
+def load_policy(
+    folder: Path | str, device: str | torch.device = "cpu", *, revision: str | None = None
+) -> TrainablePolicy:
     """Read a checkpoint; the policy is in evaluation mode.
+
+    Args:
+        folder: A folder, or "hf://user/name" of a model hub, see `foreact.vla.hub`.
+        device: Where the weights go.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
         DamagedFolder: If a file is missing or damaged.
         CheckpointError: If it is of another format, or its parts do not fit together.
+        HubError: If it cannot be had from the hub.
     """
-    folder = Path(folder)
-    verify_folder(folder)
+    folder = local_checkpoint(folder, revision)
+    names = verify_folder(folder)
     head = _read_json(folder / "config.json")
     if head.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
@@ -98,6 +120,8 @@ def load_policy(folder: Path | str, device: str | torch.device = "cpu") -> Train
     if any(name in weights and not torch.equal(value, weights[name]) for name, value in policy.normaliser().items()):
         raise CheckpointError(f"{folder}: statistics.json is not what the weights were trained with")
     load_weights(policy, weights, source=str(folder))
+    if PROVENANCE in names:
+        policy.provenance = _read_json(folder / PROVENANCE)
     return policy.to(device).eval()
 
 

@@ -65,7 +65,7 @@ class StreamingActor:
         compiled: Through `torch.compile`; the first plan of each shape then takes a minute.
 
     Raises:
-        ConfigError: If the device or precision is not there, or `execute_steps` is not between 1 and the policy's chunk.
+        ConfigError: If the device is not there, the precision unknown, or `execute_steps` not 1 to the policy's chunk.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class StreamingActor:
             )
 
     def _length(self, history: list[list[_Frame]]) -> int:
-        """T of the windows. Shorter ones are quicker where that is understood, but round differently; static buffers and
-        rows that must not depend on each other want one length."""
+        """T of the windows. Shorter ones are quicker where that is understood, but round differently; static buffers
+        and rows that must not depend on each other want one length."""
         if self._static or self._batch_size not in (None, 1) or not isinstance(self.acting, PlansOnDevice):
             return self.policy.config.history
         return max(map(len, history))

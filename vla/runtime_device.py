@@ -62,14 +62,14 @@ class Uploader:
             like = torch.from_numpy(np.stack(rows))
             self._buffers[key] = torch.empty(like.shape, dtype=like.dtype, pin_memory=self._cuda)
         buffer = self._buffers[key]
-        if key in self._copied:
-            self._copied[key].synchronize()  # what was in the buffer must have left it
+        if self._cuda:
+            self._copied.setdefault(key, torch.cuda.Event()).synchronize()  # what was in the buffer must have left it
         np.stack(rows, out=buffer.numpy())
         if self._stream is None:
             return buffer.to(self.device, copy=True)
         with torch.cuda.stream(self._stream):
             there = buffer.to(self.device, non_blocking=True)
-            self._copied[key] = self._stream.record_event()
+            self._copied[key].record(self._stream)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
         there.record_stream(current)

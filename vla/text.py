@@ -1,5 +1,6 @@
 """Text towers: a sentence becomes one vector. `small` reads UTF-8 bytes, so any sentence in any script runs;
-`clip` is CLIP's frozen text tower through transformers.
+`clip` is CLIP's frozen text tower through transformers; `distilled` (`foreact.vla.text_distilled`) is small, frozen and
+knows words that were never trained on.
 
 Shape legend: N sentences, S bytes, D width.
 """
@@ -21,6 +22,7 @@ MAX_BYTES = 512
 MAX_KEPT = 20_000
 """Sentences whose vectors a frozen tower keeps."""
 CLIP_HUB_NAME = "openai/clip-vit-base-patch32"
+TOWERS = ("small", "distilled", "clip")
 
 
 class TextTower(nn.Module):
@@ -88,18 +90,25 @@ class ClipText(TextTower):
         self.width = int(model.config.projection_dim)
         self._kept: dict[str, Tensor] = {}
         self._kept_for: object = None
+        self.adapted = False
+        """Whether adapters inside are trained (`foreact.vla.lora`)."""
+
+    def adapt(self, adapted: bool) -> None:
+        """Say whether adapters stand inside; what was kept without, or with them, is forgotten."""
+        self.adapted, self._kept, self._kept_for = adapted, {}, None
 
     def train(self, mode: bool = True) -> ClipText:
         """Stays in evaluation mode: the tower is frozen."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Vectors (N, D), each computed once: the tower is frozen, and a data set has few different sentences.
 
         A sentence is computed by itself, so that its vector does not depend on which others came with it. What was
-        computed is forgotten when weights, device or arithmetic change.
+        computed is forgotten when weights, device or arithmetic change. Adapters in training keep nothing.
         """
+        if self.adapted and torch.is_grad_enabled():
+            return torch.stack([self._embed([sentence])[0] for sentence in sentences])
         weights = list(self.model.parameters())
         device = weights[0].device
         arithmetic = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
@@ -119,11 +128,11 @@ class ClipText(TextTower):
         ).to(device)
         return self.embed_tokens(tokens["input_ids"], tokens["attention_mask"])
 
-    @torch.no_grad()
     def embed_tokens(self, tokens_NS: Tensor, mask_NS: Tensor | None = None) -> Tensor:
         """Sentence vectors (N, D) of unit length from tokens (N, S); attention is causal, so padding on the right
         changes nothing."""
-        vectors = self.model(input_ids=tokens_NS, attention_mask=mask_NS).text_embeds.float()
+        with torch.set_grad_enabled(self.adapted and torch.is_grad_enabled()):
+            vectors = self.model(input_ids=tokens_NS, attention_mask=mask_NS).text_embeds.float()
         return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-6)
 
     def files(self) -> dict[str, bytes]:
@@ -176,11 +185,11 @@ def clip_text_weights(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "") -> TextTower:
-    """The tower called `name`: "small" or "clip".
+    """The tower called `name`: one of `TOWERS`.
 
     Args:
-        name: "small" or "clip".
-        width: Width of "small"; CLIP brings its own.
+        name: "small", "distilled" or "clip".
+        width: Width of "small", and of what the adapter of "distilled" makes; CLIP brings its own.
         depth: Transformer blocks of "small".
         heads: Attention heads of "small".
         folder: Local folder of CLIP; empty for the hub.
@@ -190,8 +199,12 @@ def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "
     """
     if name == "small":
         return SmallText(width=width, depth=depth, heads=heads)
+    if name == "distilled":
+        from foreact.vla.text_distilled import ASSET, DistilledText
+
+        return DistilledText.from_files(ASSET.parent, width)
     if name != "clip":
-        raise ConfigError(f"no text tower {name!r}; {did_you_mean(name, ['small', 'clip'])}")
+        raise ConfigError(f"no text tower {name!r}; {did_you_mean(name, TOWERS)}")
     source = folder or CLIP_HUB_NAME
     try:
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
@@ -203,3 +216,25 @@ def build_text(name: str, *, width: int, depth: int, heads: int, folder: str = "
             f"text tower 'clip' could not be loaded from {source}: {str(error).splitlines()[0]}\n"
             f"Download {CLIP_HUB_NAME} into a folder and name it with policy.text_folder=DIR, or use policy.text=small."
         ) from error
+
+
+def text_from_files(name: str, folder: Path, *, width: int) -> TextTower | None:
+    """The tower called `name` with unset weights, from what its `files` said; None for "small", which needs no files.
+
+    Args:
+        name: One of `TOWERS`.
+        folder: Where a checkpoint keeps the tower's files.
+        width: As in `build_text`.
+
+    Raises:
+        ConfigError: If a file is missing or damaged, or there is no such tower.
+    """
+    if name == "small":
+        return None
+    if name == "distilled":
+        from foreact.vla.text_distilled import DistilledText
+
+        return DistilledText.from_files(folder, width)
+    if name != "clip":
+        raise ConfigError(f"no text tower {name!r}; {did_you_mean(name, TOWERS)}")
+    return ClipText.from_files(folder)

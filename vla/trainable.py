@@ -56,6 +56,9 @@ class TrainablePolicy(nn.Module):
         batch come back as `counts`. None (the default): this policy's batches cannot be cut into pieces."""
         return None
 
+    provenance: Mapping[str, Any] | None = None
+    """What it was trained on: "data" hashes, "settings", "code" versions, "step"; kept in its checkpoints."""
+
     rows: Rows | None = None
     """Which windows of a step's batch the next `loss` is for, set by the training loop: what a policy draws at random
     should follow from it, so that it does not depend on how many processes share the batch."""
@@ -157,15 +160,26 @@ class TrainablePolicy(nn.Module):
         save_policy(self, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, device: str = "cpu") -> Self:
-        """Read a checkpoint folder of this policy.
+    def from_pretrained(cls, folder: Path | str, device: str = "cpu", *, revision: str | None = None) -> Self:
+        """Read a checkpoint of this policy: a folder, "hf://user/name", or, where there is no such folder, "user/name"
+        on a model hub.
+
+        Args:
+            folder: Which.
+            device: Where the weights go.
+            revision: Branch, tag or commit on the hub; None: the newest.
 
         Raises:
-            ForeActError: If it is damaged, of another format, or of another policy.
+            ForeActError: If it is damaged, of another format, of another policy, or cannot be had.
         """
         from foreact.vla.checkpoint import CheckpointError, load_policy
+        from foreact.vla.hub import SCHEME, HubError, is_hub_name
 
-        policy = load_policy(folder, device)
+        remote = isinstance(folder, str) and is_hub_name(folder) and not Path(folder).exists()
+        try:
+            policy = load_policy(f"{SCHEME}{folder}" if remote else folder, device, revision=revision)
+        except HubError as error:
+            raise HubError(f"{error}\n(there is no folder {folder} here)") if remote else error from error
         if not isinstance(policy, cls):
             raise CheckpointError(
                 f"{folder} holds a {policy.name!r} policy, not {getattr(cls, 'name', cls.__name__)!r}"

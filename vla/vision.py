@@ -86,6 +86,8 @@ class PretrainedVision(VisionTower):
     def __init__(self, model: Any):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.adapted = False
+        """Whether adapters inside are trained (`foreact.vla.lora`)."""
         config = model.config
         self.family = str(config.model_type)
         # DINOv2 interpolates its positions: 16 x 16 patches are enough, its own 518 pixels would cost five times more.
@@ -101,8 +103,15 @@ class PretrainedVision(VisionTower):
         """Stays in evaluation mode: the tower is frozen."""
         return super().train(False)
 
-    @torch.no_grad()
+    def adapt(self, adapted: bool) -> None:
+        """Say whether adapters stand inside; without, nothing behind the tower needs gradients of it."""
+        self.adapted = adapted
+
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.set_grad_enabled(self.adapted and torch.is_grad_enabled()):
+            return self._tokens(pixels)
+
+    def _tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=False)
         settings = {}
         if self.family == "vit_mae":  # without noise it would shuffle the patches, even with nothing masked

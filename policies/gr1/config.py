@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from foreact.vla.errors import ConfigError, did_you_mean
+from foreact.vla.lora import check_lora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,20 @@ class GR1Config:
     vision_layers: int = 1
     vision_heads: int = 3
     text: str = "small"
-    """"small" (UTF-8 bytes, trained from scratch) or "clip" (frozen)."""
+    """"small" (UTF-8 bytes, trained from scratch), "distilled" (frozen, small, knows words that were never trained on,
+    see docs/language.md; an adapter learns) or "clip" (frozen)."""
     text_folder: str = ""
+    """Local folder of "clip"; empty for the hub."""
     text_width: int = 96
+    """Width of "small", or of the adapter of "distilled" (0 for no adapter)."""
     text_layers: int = 2
     text_heads: int = 4
+    lora_rank: int = 0
+    """Rank of adapters that are trained in frozen pretrained towers; 0: none. See `foreact.vla.lora`."""
+    lora_alpha: float = 16.0
+    """Adapters are scaled by this over their rank."""
+    lora_targets: str = ""
+    """Names of the layers that get one, such as "query,value"; empty: the attention's queries and values."""
     resampler_latents: int = 6
     resampler_depth: int = 1
     resampler_heads: int = 4
@@ -69,6 +79,7 @@ class GR1Config:
     """Pixels that change by more than 16/255 until the predicted moment count 1 + this much."""
 
     def __post_init__(self) -> None:
+        check_lora(self.lora_rank, self.lora_alpha, self.lora_targets, vision=self.vision, text=self.text)
         for name in ("history", "history_stride", "foresight_steps", "chunk", "width", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"policy.{name} must be at least 1, found {getattr(self, name)}")

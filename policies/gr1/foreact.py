@@ -40,8 +40,9 @@ from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
 from foreact.vla.explain_tokens import TokenMap
 from foreact.vla.layers import Block
+from foreact.vla.lora import adapt_towers
 from foreact.vla.policy import Plan
-from foreact.vla.text import ClipText, TextTower, build_text
+from foreact.vla.text import TextTower, build_text, text_from_files
 from foreact.vla.trainable import Statistics, TrainablePolicy
 from foreact.vla.vision import PretrainedVision, VisionTower, build_vision, to_pixels
 
@@ -61,6 +62,8 @@ class ForeAct(TrainablePolicy):
 
     name = "foreact"
     config_class = ForeActConfig
+    not_pose_E: Tensor
+    """Zero where the encoded state holds the tool's position or angles in the room, else one."""
 
     def __init__(
         self,
@@ -97,6 +100,7 @@ class ForeAct(TrainablePolicy):
             config.text, width=config.text_width, depth=config.text_layers, heads=config.text_heads,
             folder=config.text_folder,
         )  # fmt: skip
+        adapt_towers(config, {"vision": self.vision, "text": self.text})
         self.embed_language = nn.Linear(self.text.width, D)
         self.embed_patches = nn.ModuleDict({name: nn.Linear(self.vision.width, D) for name in self.cameras})
         self.embed_summary = nn.ModuleDict({name: nn.Linear(self.vision.width, D) for name in self.cameras})
@@ -112,7 +116,13 @@ class ForeAct(TrainablePolicy):
                 raise ConfigError(f"policy.width={D} must be larger than the {S} numbers of the state")
             state = statistics["state"]
             self.encode_state = StateEncoding(contract.state, state["mean"], state["std"])
-            extra = 9 if config.state_frame == "first" else 0
+            extra = 0
+            if config.state_frame == "first":
+                assert self.tool is not None
+                extra = 9
+                keep_E = torch.ones(self.encode_state.size)
+                keep_E[self.encode_state.places(self.tool.state_positions)] = 0.0
+                self.register_buffer("not_pose_E", keep_E, persistent=False)
             self.embed_state = nn.Linear(self.encode_state.size + extra, D)
             self.no_state_D = nn.Parameter(torch.zeros(D))
         self.embed_timestep_TD = nn.Parameter(torch.randn(config.history, D) * 0.02)
@@ -213,16 +223,9 @@ class ForeAct(TrainablePolicy):
             # Where in the room the tool is says nothing any more; only fingers and joints keep their own numbers.
             pose = self.tool.pose_from_first(state_BTS)
             pose = torch.cat([pose[..., :3] / _REACH_M, pose[..., 3:]], dim=-1)
-            numbers = torch.cat([numbers * self._not_pose(numbers), pose], dim=-1)
+            numbers = torch.cat([numbers * self.not_pose_E, pose], dim=-1)
         token = torch.where(known_BT[..., None], self.embed_state(numbers).float(), self.no_state_D)
         return token[:, :, None]
-
-    def _not_pose(self, numbers: Tensor) -> Tensor:
-        """Zero where `encode_state` gives the tool's position or angles, else one."""
-        assert self.tool is not None
-        keep = torch.ones(numbers.shape[-1], device=numbers.device)
-        keep[self.encode_state.places(self.tool.state_positions)] = 0.0
-        return keep
 
     # --- trunk -----------------------------------------------------------------------------------------------------
 
@@ -384,7 +387,7 @@ class ForeAct(TrainablePolicy):
     def from_parts(cls, config: Mapping, contract: Contract, statistics: Statistics, folder: Path) -> ForeAct:
         sizes = ForeActConfig.from_dict(config)
         vision = None if sizes.vision == "small" else PretrainedVision.from_files(folder / "vision")
-        text = None if sizes.text == "small" else ClipText.from_files(folder / "text")
+        text = text_from_files(sizes.text, folder / "text", width=sizes.text_width)
         return cls(sizes, contract, statistics, vision=vision, text=text)
 
 

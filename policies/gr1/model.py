@@ -34,8 +34,9 @@ from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
 from foreact.vla.explain_tokens import TokenMap
 from foreact.vla.layers import Block, PerceiverResampler
+from foreact.vla.lora import adapt_towers
 from foreact.vla.policy import Plan
-from foreact.vla.text import ClipText, TextTower, build_text
+from foreact.vla.text import TextTower, build_text, text_from_files
 from foreact.vla.trainable import Statistics, TrainablePolicy
 from foreact.vla.vision import PretrainedVision, VisionTower, build_vision, to_pixels
 
@@ -81,6 +82,7 @@ class GR1(TrainablePolicy):
             config.text, width=config.text_width, depth=config.text_layers, heads=config.text_heads,
             folder=config.text_folder,
         )  # fmt: skip
+        adapt_towers(config, {"vision": self.vision, "text": self.text})
         self.resampler = PerceiverResampler(
             self.vision.width, depth=config.resampler_depth, latents=config.resampler_latents,
             heads=config.resampler_heads, head_width=config.resampler_head_width,
@@ -291,5 +293,5 @@ class GR1(TrainablePolicy):
     def from_parts(cls, config: Mapping, contract: Contract, statistics: Statistics, folder: Path) -> GR1:
         sizes = GR1Config.from_dict(config)
         vision = None if sizes.vision == "small" else PretrainedVision.from_files(folder / "vision")
-        text = None if sizes.text == "small" else ClipText.from_files(folder / "text")
+        text = text_from_files(sizes.text, folder / "text", width=sizes.text_width)
         return cls(sizes, contract, statistics, vision=vision, text=text)

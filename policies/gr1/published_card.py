@@ -39,7 +39,15 @@ def model_card(kind: str, file_name: str, converted: Converted) -> str:
     about, licence = _ABOUT[kind]
     ignored = ", ".join(dict.fromkeys(name.split(".")[0] for name in converted.ignored)) or "nothing"
     towers = "\n".join(f"- {line}" for line in converted.towers)
-    return f"""# {converted.title}, converted
+    return f"""---
+library_name: foreact
+pipeline_tag: robotics
+license: cc-by-nc-4.0
+tags: [robotics, vision-language-action, "policy:gr1_published"]
+datasets: []
+---
+
+# {converted.title}, converted
 
 {about}
 

@@ -68,9 +68,7 @@ class FastGR1:
             latents_NLV = self.resampler(patches_NPV)
         with stage("embed"):
             tokens = [self._embed_robot(state_NS.float())] if policy.contract.state else []
-            for camera, picture, latents in zip(
-                policy.cameras, picture_NV.split(N), latents_NLV.split(N), strict=True
-            ):
+            for camera, picture, latents in zip(policy.cameras, picture_NV.split(N), latents_NLV.split(N), strict=True):
                 tokens.append(policy.embed_view(camera, picture, latents))
             return torch.cat(tokens, dim=1)
 

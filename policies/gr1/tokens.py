@@ -103,4 +103,8 @@ def published_tokens(policy: PublishedGR1) -> TokenMap:
 
 def _tower_layers(tower: VisionTower) -> tuple[str, ...]:
     """Pretrained towers attend in code that is not ours and cannot be watched."""
-    return tuple(f"vision.blocks.{n}.attention" for n in range(len(tower.blocks))) if isinstance(tower, SmallVision) else ()
+    return (
+        tuple(f"vision.blocks.{n}.attention" for n in range(len(tower.blocks)))
+        if isinstance(tower, SmallVision)
+        else ()
+    )

@@ -12,7 +12,7 @@ from foreact.policies.gr1.model import GR1
 from foreact.sim.embodiment import desk_contract
 from foreact.vla.checkpoint import save_policy
 from foreact.vla.contract import Contract
-from foreact.vla.files import sha256_of
+from foreact.vla.actors import checkpoint_sha256
 from foreact.vla.results import ALL_CAMERAS, read_results
 
 CONTRACT = desk_contract({"rgb_static": (32, 32), "rgb_gripper": (32, 32)})
@@ -40,7 +40,7 @@ def test_a_checkpoint_is_judged_and_its_foresight_measured(tmp_path: Path, capsy
     assert run(app, ["evaluate", f"checkpoint={folder}", *WORDS, f"out={out}"]) == 0
     results = read_results(out / "results.json")
     assert results.actor == "mine" and results.checkpoint is not None
-    assert results.checkpoint["sha256"] == sha256_of(folder / "manifest.json")
+    assert results.checkpoint["sha256"] == checkpoint_sha256(folder)
     assert results.notes == (
         "resize rgb_static from 200x200 to 32x32 pixels",
         "resize rgb_gripper from 84x84 to 32x32 pixels",

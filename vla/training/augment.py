@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from foreact.vla.batch import WindowBatch
+from foreact.vla.errors import ConfigError, did_you_mean
 from foreact.vla.rows import Rows
 from foreact.vla.training.config import AugmentConfig
 
@@ -31,24 +32,43 @@ def augment_batch(batch: WindowBatch, config: AugmentConfig, rows: Rows) -> Wind
         T = batch.images[name].shape[1]
         frames = np.concatenate([batch.images[name], batch.future[name]], axis=1)
         rng = np.random.default_rng([rows.seed, rows.step, number])
-        changed = _change(torch.from_numpy(frames), config, rng, rows).numpy()
+        changed = _change(torch.from_numpy(frames), config, rng, rows, _shift_of(name, config)).numpy()
         images[name], future[name] = changed[:, :T], changed[:, T:]
     return replace(batch, images=images, future=future)
 
 
-def _change(frames_BMHWC: Tensor, config: AugmentConfig, rng: np.random.Generator, rows: Rows) -> Tensor:
+def _shift_of(camera: str, config: AugmentConfig) -> float:
+    """Largest shift of a camera's pictures [pixels].
+
+    Raises:
+        ConfigError: If shifts are said for each camera, but not for this one.
+    """
+    if not isinstance(config.shift_pixels, dict):
+        return config.shift_pixels
+    if camera not in config.shift_pixels:
+        names = did_you_mean(camera, config.shift_pixels)
+        raise ConfigError(f"trainer.augment.shift_pixels says nothing about the camera {camera!r}; {names}")
+    return config.shift_pixels[camera]
+
+
+def _change(
+    frames_BMHWC: Tensor, config: AugmentConfig, rng: np.random.Generator, rows: Rows, shift_pixels: float
+) -> Tensor:
     M = frames_BMHWC.shape[1]
 
     def draw(size: float, *shape: int) -> Tensor:
         numbers = rng.uniform(-size, size, (rows.total, *shape))
         return torch.from_numpy(numbers[rows.first : rows.first + rows.count]).float()
 
-    shift_B2 = draw(config.shift_pixels, 2)
+    shift_B2 = draw(shift_pixels, 2)
+    if config.shift_whole and shift_pixels >= 1:  # each of -n ... n equally likely
+        n = int(shift_pixels)
+        shift_B2 = (((shift_B2 / shift_pixels + 1) / 2 * (2 * n + 1)).floor() - n).clamp(-n, n)
     gain_BC = (1.0 + draw(config.contrast, 1)) * (1.0 + draw(config.color, 3))
     light_B = draw(255.0 * config.brightness)
 
     x = rearrange(frames_BMHWC, "b m h w c -> (b m) c h w").float()
-    if config.shift_pixels:
+    if shift_pixels:
         x = shift_frames(x, shift_B2.repeat_interleave(M, dim=0))
     # Contrast turns around mid-grey: around each frame's own mean, frames of one window would change differently.
     gain = gain_BC.repeat_interleave(M, dim=0)[:, :, None, None]

@@ -17,8 +17,11 @@ T = TypeVar("T")
 class AugmentConfig:
     """Random changes of pictures; zero switches one off. All frames of a window, its future included, change alike."""
 
-    shift_pixels: float = 2.0
-    """Largest shift to either side, in fractions of pixels; edges are repeated. Drawn per camera."""
+    shift_pixels: float | dict[str, float] = 2.0
+    """Largest shift to either side, in fractions of pixels; edges are repeated. Drawn per camera. A mapping says it for
+    each camera, in pixels of the pictures that the policy is given."""
+    shift_whole: bool = False
+    """Shift by whole pixels alone, as random shifts of DrQ-v2 and GR-1 do, so that nothing is blurred."""
     brightness: float = 0.1
     """Largest brightness added or taken away, as a share of full scale."""
     contrast: float = 0.1

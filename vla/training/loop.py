@@ -299,6 +299,8 @@ class Trainer:
     def _save(self) -> None:
         tensors = gather(self.policy, self.optimizer, self.ema)
         if self.ranks.main:
+            if self.provenance:  # for the model card
+                self.policy.provenance = {**self.provenance, "step": self.step}
             save_training(self.out / "checkpoints", self.policy, tensors, self._info(), self.config.keep)
             save_policy(self.policy, self.out / "policy", averaged(tensors))
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from foreact.commands.bench_busy import warn_if_busy
+from foreact.commands.bench_inference import inference
 
 app = typer.Typer(
     help="Measure speed.",
@@ -23,6 +24,9 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     pass
+
+
+app.command()(inference)
 
 
 @app.command()

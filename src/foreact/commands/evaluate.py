@@ -48,9 +48,12 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
 
     from foreact.commands.evaluate_table import print_summary
+    from foreact.vla.hub import local_checkpoint
 
     as_json = "--json" in argv
     settings = EvaluateSettings.parse(compose("evaluate", [word for word in argv if word != "--json"]))
+    if settings.checkpoint is not None:  # hf://user/name is fetched
+        settings = settings.model_copy(update={"checkpoint": local_checkpoint(settings.checkpoint)})
     console = Console(stderr=as_json)
     results = evaluate(settings, command=shlex.join(["foreact", "evaluate", *argv]), console=console)
     print_summary(results, settings.folder, console)

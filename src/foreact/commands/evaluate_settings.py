@@ -88,6 +88,8 @@ class EvaluateSettings(BaseModel):
         if self.checkpoint is None:
             return str(self.actor)
         folder = self.checkpoint.resolve()
+        if folder.parent.name == "snapshots":  # in the cache of a model hub: models--user--name/snapshots/<commit>
+            return folder.parents[1].name.removeprefix("models--")
         return folder.parent.name if folder.name == "policy" else folder.name
 
     @property

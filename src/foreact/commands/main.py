@@ -22,6 +22,8 @@ _EXTRAS = {
     "transformers": "train",
     "einops": "train",
     "safetensors": "train",
+    "huggingface_hub": "train",
+    "peft": "lora",
     "accelerate": "train",
     "diffusers": "train",
     "roma": "train",
@@ -169,6 +171,29 @@ def convert_checkpoint(
     run(source, target, towers=towers, clip=clip, mae=mae, as_json=as_json)
 
 
+@app.command("explain")
+def explain_command(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder.")],
+    store: Annotated[str, typer.Option(help="Trajectory store with the episode.")],
+    episode: Annotated[str, typer.Option(help="Its name; default: the first one.")] = "",
+    frames: Annotated[str, typer.Option(help="Plan at these frames, a:b; default: all.")] = "",
+    instruction: Annotated[str, typer.Option(help="Say this instead of what the episode says.")] = "",
+    part: Annotated[
+        str, typer.Option(help='What of the action saliency is about: "arm", a field, or "FIELD.NUMBER".')
+    ] = "arm",
+    out: Annotated[str, typer.Option(help="Folder of the report.")] = "outputs/explain",
+    every: Annotated[int, typer.Option(help="Plan at every so-many-th frame.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on standard output.")] = False,
+) -> None:
+    """Look inside a policy over a recorded episode: attention, saliency, foresight, and what changes its plans."""
+    run = import_module("foreact.commands.explain").run
+    run(
+        checkpoint, store, episode=episode, frames=frames, instruction=instruction, part=part, out=out, every=every,
+        device=device, as_json=as_json,
+    )  # fmt: skip
+
+
 def _mount(name: str, help_text: str) -> None:
     """A group of commands whose module is imported only when it is called."""
 
@@ -181,6 +206,7 @@ def _mount(name: str, help_text: str) -> None:
 _mount("data", "Look at, check and convert trajectory stores.")
 _mount("sim", "What the simulator is and how it draws here.")
 _mount("bench", "Measure speed.")
+_mount("hub", "Model cards of checkpoints; send them to a model hub and fetch them.")
 _mount("study", "Several ways to train, several seeds, one table.")
 
 

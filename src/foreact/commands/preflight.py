@@ -7,6 +7,7 @@ from pathlib import Path
 
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
+from foreact.vla.hub import local_checkpoint
 from foreact.vla.preflight import Head, Line, as_json, compare, read_head
 
 
@@ -23,7 +24,7 @@ def run(checkpoint: str, *, store: str, env: str, contract: str, as_json_text: b
     given = [(kind, value) for kind, value in (("store", store), ("env", env), ("contract", contract)) if value]
     if len(given) != 1:
         raise ConfigError("say what to compare with: one of --store FOLDER, --env NAME, --contract FILE")
-    head = read_head(checkpoint)
+    head = read_head(local_checkpoint(checkpoint))
     kind, value = given[0]
     lines = compare(head.contract, _offered(kind, value))
     if as_json_text:

@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
 
     from foreact.commands.train_data import from_stores, picture_sizes, synthetic
+    from foreact.vla.hub import local_checkpoint
     from foreact.vla.registry import policy_class
     from foreact.vla.training.config import TrainerConfig
     from foreact.vla.training.init_from import init_from
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(trainer.seed)
     policy = kind(config, data.contract, data.statistics)
     if settings["init_from"]:
-        taken = init_from(policy, Path(settings["init_from"]))
+        taken = init_from(policy, local_checkpoint(settings["init_from"]))
         console.print(f"weights from {settings['init_from']}\n{taken}", highlight=False)
     versions = {"foreact": __version__, "torch": torch.__version__}
     provenance = {"data": data.hashes, "settings": settings, "code": versions}
