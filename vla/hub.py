@@ -34,7 +34,7 @@ WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", "contract.yaml", WEIGHTS, "statistics.json")
 _ALLOWED = re.compile(
     r"(config|statistics|provenance)\.json|contract\.yaml|model\.safetensors|README\.md"
-    r"|(text|vision)/[A-Za-z0-9][A-Za-z0-9_.-]*\.(json|txt|model|jinja)"
+    r"|(text|vision)/[A-Za-z0-9][A-Za-z0-9_.-]*\.(json|txt|model|jinja)|text/text_distilled\.safetensors"
 )
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"{_PART}/{_PART}")

@@ -18,7 +18,8 @@ from foreact.policies.gr1.model import GR1
 from foreact.vla.checkpoint import load_policy, save_policy
 from foreact.vla.errors import ConfigError
 from foreact.vla.files import DamagedFolder, verify_folder, write_folder
-from foreact.vla.hub import HubError, HubName, is_hub_name, local_checkpoint, parse, pull, push
+from foreact.vla.hub import _ALLOWED, HubError, HubName, is_hub_name, local_checkpoint, parse, pull, push
+from foreact.vla.text import build_text
 from foreact.vla.training.synthetic import synthetic_contract
 
 SIZES: dict[str, Any] = dict(
@@ -269,3 +270,10 @@ def test_the_card_is_a_file_like_others(folder: Path) -> None:
     (folder / "README.md").write_text("# mine")
     with pytest.raises(DamagedFolder, match=r"README\.md has 6 bytes"):
         load_policy(folder)
+
+
+def test_every_file_of_a_policy_with_the_packaged_text_tower_may_be_fetched() -> None:
+    names = build_text("distilled", width=0, depth=0, heads=0).files()
+    assert names and all(_ALLOWED.fullmatch(f"text/{name}") for name in names)
+    assert not _ALLOWED.fullmatch("text/other.safetensors")
+    assert not _ALLOWED.fullmatch("text/../text_distilled.safetensors")
