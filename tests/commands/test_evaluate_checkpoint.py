@@ -10,9 +10,9 @@ from foreact.commands.main import app, run
 from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.model import GR1
 from foreact.sim.embodiment import desk_contract
+from foreact.vla.actors import checkpoint_sha256
 from foreact.vla.checkpoint import save_policy
 from foreact.vla.contract import Contract
-from foreact.vla.actors import checkpoint_sha256
 from foreact.vla.results import ALL_CAMERAS, read_results
 
 CONTRACT = desk_contract({"rgb_static": (32, 32), "rgb_gripper": (32, 32)})

@@ -24,7 +24,11 @@ SHIPPED, RESULTS = ROOT / "checkpoints/gr1_tiny_desk", ROOT / "results/gr1_tiny_
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(SHIPPED, tmp_path / "mine"))
+    """The shipped checkpoint as it was saved, before it had a card."""
+    folder = Path(shutil.copytree(SHIPPED, tmp_path / "mine"))
+    names = [name for name in verify_folder(folder) if name != "README.md"]
+    write_folder(folder, {name: (folder / name).read_bytes() for name in names})
+    return folder
 
 
 def card(folder: Path, *words: object) -> tuple[dict[str, Any], str]:

@@ -102,7 +102,8 @@ def test_static_buffers_and_padding_change_no_number() -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_acts_nearly_alike_and_answers_in_float32(precision: str) -> None:
     exact, near = StreamingActor(make()), StreamingActor(make(), precision=precision)
-    for step in range(4):
+    expected, found = exact.plan(see(0)).actions, near.plan(see(0)).actions
+    for step in range(1, 4):
         expected, found = exact.plan(see(step)).actions, near.plan(see(step)).actions
     assert found.dtype == np.float32
     assert 1e-6 < np.abs(found - expected).max() < 0.05

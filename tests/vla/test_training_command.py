@@ -156,7 +156,7 @@ def test_video_without_a_robot_cannot_teach_a_state(train: Train, stores: dict[s
         (["data.path=/nowhere"], 1, "/nowhere"),
         (["experiment=debug", "init_from=/nowhere"], 1, "/nowhere does not exist"),
         (["experiment=debug", "trainer.device=cuda:99"], 2, "device 'cuda:99' is not there"),
-        (["experiment=debug", "policy.text=clpi"], 2, "no text tower 'clpi'; known: clip, small"),
+        (["experiment=debug", "policy.text=clpi"], 2, "no text tower 'clpi'; known: clip, distilled, small"),
     ],
 )
 def test_a_mistake_is_one_message_without_a_traceback(
