@@ -1,0 +1,71 @@
+"""`foreact study`: what it would run is valid, and a tiny study runs from collection to its table."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from foreact.commands.hydra_config import compose
+from foreact.commands.main import app, run
+from foreact.commands.study import load, row_commands
+from foreact.vla.study import Row
+
+STUDIES = sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "study").glob("*.yaml"))
+SMALL = [
+    "policy=gr1_debug", "trainer.max_steps=2", "trainer.validate_batches=1", "trainer.precision=fp32",
+    "trainer.threads=1", "trainer.batch_size=4", "trainer.warmup_steps=0", "trainer.tensorboard=false",
+]  # fmt: skip
+TINY = {
+    "name": "tiny",
+    "question": "Does it run?",
+    "seeds": [0],
+    "data": {"desk": ["tasks=[turn_on_led]", "episodes_per_task=6"]},
+    "stages": {"train": {"data": ["desk"], "settings": [*SMALL, "data.holdout=0.3"]}},
+    "evaluate": [
+        "benchmark=fixture_tasks", "benchmark.tasks=[turn_on_led]", "benchmark.starts_per_task=1",
+        "benchmark.tasks_per_start=1", "benchmark.max_steps=4", "videos_per_task=0", "foresight=false",
+    ],
+    "arms": {"plain": {}, "no_video": {"settings": {"train": ["policy.foresight_weight=0.0"]}}},
+    "against": "plain",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_command_of_a_study_has_valid_settings(name: str) -> None:
+    study = load(name)
+    assert study.name == name
+    for arm in study.arms:
+        for command, *settings in row_commands(study, arm, study.seeds[0], Path("runs/study"), workers=2):
+            compose(command, settings)
+
+
+def test_a_tiny_study_runs_to_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY, sort_keys=False))
+    results = ["--results", str(tmp_path / "results")]
+    words = ["study", "run", str(file), *results, "--work", str(tmp_path / "work"), "--workers", "1"]
+    assert run(app, [*words, "--max-rows", "1"]) == 0
+    assert run(app, ["study", "table", str(file), *results]) == 0
+    assert "Not run (1): no_video seed 0." in capsys.readouterr().out
+    assert run(app, words) == 0
+    assert "1 of 2 rows to run" in capsys.readouterr().out
+    row = Row.read(tmp_path / "results" / "tiny" / "no_video-0.json")
+    assert row.stages["train"]["steps"] == 2 and row.unit == "start" and len(row.outcomes) == 1
+    assert any("policy.foresight_weight=0.0" in command for command in row.commands)
+    assert run(app, ["study", "table", str(file), *results, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [summary["arm"] for summary in found] == ["plain", "no_video"] and found[1]["difference"] is not None
+
+    file.write_text(yaml.safe_dump({**TINY, "evaluate": [*TINY["evaluate"], "seed=1"]}, sort_keys=False))
+    assert run(app, ["study", "table", str(file), *results]) == 0
+    assert "Not run (2)" in capsys.readouterr().out  # rows of other settings do not count
+
+
+def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["study", "table", "prats"]) == 2
+    assert "did you mean 'parts'" in capsys.readouterr().err
+    assert run(app, ["study", "run", "parts", "--only", "flwo"]) == 2
+    assert "did you mean 'flow'" in capsys.readouterr().err
+    assert run(app, ["study", "run", "parts", "--seeds", "one", "--results", str(tmp_path)]) == 2
+    assert "whole numbers" in capsys.readouterr().err
