@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -35,8 +34,3 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def busy_cores() -> float:
-    """Load average of the last minute as a share of all cores; above about 0.5 timings are not to be trusted."""
-    return os.getloadavg()[0] / (os.cpu_count() or 1)

@@ -84,7 +84,7 @@ def test_it_measures_our_codecs_without_peers(store: Path, capsys: pytest.Captur
 
 
 def test_a_window_is_ten_frames_in_one_block_per_camera(store: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'foreact[train]'")
     batch = window_sampler(str(store), 8).batch_at(0)
     for part in (batch.images, batch.future):
         for pictures in part.values():
@@ -203,8 +203,13 @@ def test_no_speed_is_reported_for_other_pictures(
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="Linux tells this in /proc")
 def test_the_work_of_children_counts() -> None:
-    burn = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass\n"
-    script = f"import sys, json\nfor line in sys.stdin:\n    exec({burn!r}); print(json.dumps({{}}), flush=True)"
+    script = (
+        "import sys, time\n"
+        "for line in sys.stdin:\n"
+        "    began = time.process_time()\n"
+        "    while time.process_time() - began < 0.3: pass\n"
+        "    print('{}', flush=True)"
+    )
     before = cpu_s()
     with Measurer("child", [sys.executable, "-c", script]) as child:
         assert child.ask({"do": "burn"}) == {}
