@@ -47,7 +47,9 @@ def test_a_tiny_study_runs_to_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     words = ["study", "run", str(file), *results, "--work", str(tmp_path / "work"), "--workers", "1"]
     assert run(app, [*words, "--max-rows", "1"]) == 0
     assert run(app, ["study", "table", str(file), *results]) == 0
-    assert "Not run (1): no_video seed 0." in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Not run (1): no_video seed 0." in shown
+    assert "Does it run? 1 starts per row." in shown and "95 %, seeds and starts" in shown
     assert run(app, words) == 0
     assert "1 of 2 rows to run" in capsys.readouterr().out
     row = Row.read(tmp_path / "results" / "tiny" / "no_video-0.json")

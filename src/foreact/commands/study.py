@@ -259,10 +259,11 @@ def markdown(study: Study, rows: list[Row], found: list[ArmSummary]) -> str:
     """The table, and what is missing."""
     what = "average length" if rows and rows[0].unit == "chain" else "success"
     units = sorted({len(row.outcomes) for row in rows})
+    pairs = f"{rows[0].unit}s" if rows else "pairs"
     lines = [
-        f"{study.question} {' or '.join(map(str, units))} {rows[0].unit}s per row." if rows else study.question,
+        f"{study.question} {' or '.join(map(str, units))} {pairs} per row." if rows else study.question,
         "",
-        f"| arm | seeds | {what} (95 %) | against `{study.against}` | 95 %, seeds and {'chains' if units else 'units'} "
+        f"| arm | seeds | {what} (95 %) | against `{study.against}` | 95 %, seeds and {pairs} "
         "| 95 %, these policies | hours |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
