@@ -1,17 +1,23 @@
-"""Where windows take their frames from: decoded as needed, or all decoded once and held in memory."""
+"""Where windows take their frames from: decoded as needed, or all decoded once and held in memory or in files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 import numpy as np
 
+from foreact.datasets.frame_table import FrameTable, TableSpec, first_rows, open_table
 from foreact.datasets.reader import EpisodeReader
 from foreact.datasets.store import Store
 from foreact.vla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foreact.vla.frozen_vision import FrozenVision
 
 
 class FrameSource(Protocol):
@@ -103,6 +109,87 @@ class ResidentFrames:
         return self._numbers[key][self._base[episodes] + frames]
 
 
+class DiskFrames:
+    """All frames of a store, decoded and resized once and kept in files (see `foreact.datasets.frame_table`).
+
+    Args:
+        store: Where they are read from.
+        cameras: camera -> (height, width) in pixels.
+        folder: Where the files are; None: in the store.
+        threads: Decoders run in so many threads.
+        note: Called with a sentence when something is made again, or removed.
+
+    Raises:
+        ForeActError: If a file can neither be read nor made.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cameras: Mapping[str, tuple[int, int]],
+        folder: Path | None = None,
+        threads: int = 2,
+        note: Callable[[str], None] = print,
+    ):
+        self._base = first_rows(store)
+        self._images = {
+            name: open_table(store, _pictures(store, name, size), folder, threads, note)
+            for name, size in cameras.items()
+        }
+        self._numbers: dict[str, FrameTable] = {
+            key: open_table(store, _numbers(store, key), folder, threads, note) for key in _KEYS if _size(store, key)
+        }
+
+    def images(self, camera: str, episodes: np.ndarray, frames: np.ndarray, out: np.ndarray) -> None:
+        self._images[camera].take(self._base[episodes] + frames, out)
+
+    def numbers(self, key: str, episodes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        if key not in self._numbers:
+            return np.zeros((len(episodes), 0), np.float32)
+        table = self._numbers[key]
+        out = np.empty((len(episodes), *table.rows.shape[1:]), np.float32)
+        table.take(self._base[episodes] + frames, out)
+        return out
+
+
+def _pictures(store: Store, camera: str, size: tuple[int, int]) -> TableSpec:
+    def fill(episode: int, first: int, out: np.ndarray) -> None:
+        store.reader(episode).images(camera, np.arange(first, first + len(out)), size, out)
+
+    return TableSpec(
+        name=f"frames-{quote(camera, safe='')}-{size[0]}x{size[1]}", row=(*size, 3), dtype=np.dtype(np.uint8),
+        fill=fill, episodes=store.index.has_cameras([camera]), about={"resize": "foreact.vla.images.resize_frame, 1"},
+    )  # fmt: skip
+
+
+def feature_table(store: Store, camera: str, size: tuple[int, int], tower: FrozenVision) -> TableSpec:
+    """What a frozen tower sees in the frames of a camera, resized to `size` (height, width) first: (1 + P, V) each."""
+    pictures = _pictures(store, camera, size)
+
+    def fill(episode: int, first: int, out: np.ndarray) -> None:
+        frames = np.empty((len(out), *size, 3), np.uint8)
+        pictures.fill(episode, first, frames)
+        out[:] = tower.features(frames)
+
+    return TableSpec(
+        name=f"features-{quote(camera, safe='')}-{size[0]}x{size[1]}-{tower.name}", row=tower.shape,
+        dtype=np.dtype("<f2"), fill=fill, episodes=pictures.episodes, about=pictures.about,
+    )  # fmt: skip
+
+
+def _numbers(store: Store, key: str) -> TableSpec:
+    """Zeros where an episode has none, as in the other sources."""
+
+    def fill(episode: int, first: int, out: np.ndarray) -> None:
+        reader = store.reader(episode)
+        if _has(reader, key):
+            out[:] = reader.array(key)[first : first + len(out)]
+
+    return TableSpec(
+        name=key, row=(_size(store, key),), dtype=np.dtype("<f4"), fill=fill, episodes=np.ones(len(store), bool)
+    )  # fmt: skip
+
+
 _KEYS = ("state", "action")
 
 
@@ -121,7 +208,7 @@ def _check_memory(store: Store, frames: int, cameras: Mapping[str, tuple[int, in
     if free is not None and needed > 0.9 * free:
         raise ConfigError(
             f"holding {frames} frames of {store.path} in memory takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-            "free: use cache='none', smaller frames, or fewer episodes"
+            "free: use cache='disk' or 'none', smaller frames, or fewer episodes"
         )
 
 

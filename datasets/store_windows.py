@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from foreact.datasets.clips import make_clips
-from foreact.datasets.frame_source import FrameSource, OnDemandFrames, ResidentFrames
+from foreact.datasets.frame_source import DiskFrames, FrameSource, OnDemandFrames, ResidentFrames, feature_table
+from foreact.datasets.frame_table import FrameTable, first_rows, open_table
 from foreact.datasets.mixture_fit import MISSING, Fit
+from foreact.datasets.progress_bar import progress_bar
 from foreact.datasets.shuffle import EpochOrder
 from foreact.datasets.store import Store
 from foreact.vla.batch import WindowBatch
 
-_PROGRESS_FROM_FRAMES = 2000
+if TYPE_CHECKING:
+    from foreact.vla.frozen_vision import FrozenVision
 
 
 class StoreWindows:
@@ -27,8 +31,9 @@ class StoreWindows:
         episodes: Numbers of the episodes to use.
         first_episode: Added to the episode numbers in `WindowBatch.index`.
         seed: Names the order, with the epoch.
-        cache: "memory" or "none", see `WindowSampler`.
+        cache: "memory", "disk" or "none", see `WindowSampler`.
         threads: Threads that fill the cache.
+        cache_folder: Where files of cache "disk" are; None: in the store.
     """
 
     def __init__(
@@ -40,7 +45,10 @@ class StoreWindows:
         seed: Sequence[int],
         cache: str,
         threads: int,
+        cache_folder: Path | None = None,
     ):
+        self._store = store
+        self._features: dict[str, FrameTable] = {}
         self.fit, self.spec = fit, fit.spec
         self.episodes = episodes
         stored = make_clips(store, episodes)
@@ -55,10 +63,14 @@ class StoreWindows:
             "action": np.array(fit.action_index, np.int64),
         }
         cameras = {theirs: fit.spec.cameras[ours] for ours, theirs in fit.cameras.items()}
+        self.notes: list[str] = []
+        """What happened to kept files, one sentence each."""
         self._source: FrameSource
         if cache == "memory":
-            with _progress(f"decode {store.path.name}") as progress:
+            with progress_bar(f"decode {store.path.name}") as progress:
                 self._source = ResidentFrames(store, cameras, episodes, threads, progress)
+        elif cache == "disk":
+            self._source = DiskFrames(store, cameras, cache_folder, threads, self.notes.append)
         else:
             self._source = OnDemandFrames(store, cameras)
 
@@ -110,7 +122,26 @@ class StoreWindows:
                 [clips.episode[clip] + self._first_episode, self._first[clip] + fit.pace.frame(anchor)], axis=1
             ),
             action_used=None if fit.uses.all() else np.tile(fit.uses, (len(clip), 1)),
+            features=self._features_of(clip, tick, history_mask) if self._features else None,
         )
+
+    def keep_features(self, tower: FrozenVision, folder: Path | None) -> None:
+        """From now on windows have `features` too: computed once for all frames of the store, and kept in files."""
+        for camera, theirs in self.fit.cameras.items():
+            spec = feature_table(self._store, theirs, self.spec.cameras[camera], tower)
+            self._features[camera] = open_table(self._store, spec, folder, threads=1, note=self.notes.append)
+
+    def _features_of(self, clip: np.ndarray, tick: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Camera -> (B, T, 1 + P, V) at these (B, T) ticks, zeros where masked."""
+        frame = self._first[clip][:, None] + self.fit.pace.frame(tick)
+        row = (first_rows(self._store)[self.clips.episode[clip]][:, None] + frame).ravel()
+        found: dict[str, np.ndarray] = {}
+        for camera, table in self._features.items():
+            out = np.empty((tick.size, *table.rows.shape[1:]), table.rows.dtype)
+            table.take(row, out)
+            out[~mask.ravel()] = 0
+            found[camera] = out.reshape(*tick.shape, *out.shape[1:])
+        return found
 
     def _images(
         self, clip: np.ndarray, ticks: tuple[np.ndarray, ...], masks: tuple[np.ndarray, ...]
@@ -153,15 +184,3 @@ class StoreWindows:
             filling = np.zeros(len(index), np.float32)
         out[mask] = np.where(known, values, filling)
         return out
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on the terminal, shown only for long work."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=total >= _PROGRESS_FROM_FRAMES)

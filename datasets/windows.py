@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -29,6 +30,9 @@ from foreact.datasets.window_spec import WindowSpec
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foreact.vla.frozen_vision import FrozenVision
 
 __all__ = ["WindowSampler", "WindowSpec"]
 
@@ -46,7 +50,9 @@ class WindowSampler:
         batch_size: Windows per batch and rank, B.
         split: Use only episodes whose `meta["split"]` is this.
         episodes: Use only these numbers, or those for which a function of `EpisodeInfo` is true.
-        cache: "memory" decodes everything once; "none" decodes what a window needs.
+        cache: "memory" decodes everything once; "disk" does and keeps it in files, see `foreact.datasets.frame_table`;
+            "none" decodes what a window needs.
+        cache_folder: Where the files of "disk" are; None: each store keeps its own.
         weights: Proportions of the stores; by default their numbers of windows.
         contract: What the consumer requires. Each store is compared with it; it sets `state_index`, `action_index` and
             frame sizes, overriding the spec's. A store without state and action fields only has to offer the cameras.
@@ -70,17 +76,18 @@ class WindowSampler:
         batch_size: int,
         split: str | None = None,
         episodes: EpisodeFilter = None,
-        cache: Literal["memory", "none"] = "memory",
+        cache: Literal["memory", "disk", "none"] = "memory",
         weights: Sequence[float] | None = None,
         contract: Contract | None = None,
         fits: Sequence[Fit] | None = None,
         rank: int = 0,
         world_size: int = 1,
         threads: int = 2,
+        cache_folder: Path | None = None,
     ):
         self.stores = [stores] if isinstance(stores, Store) else list(stores)
-        if cache not in ("memory", "none"):
-            raise ConfigError(f"cache must be 'memory' or 'none', found {cache!r}")
+        if cache not in ("memory", "disk", "none"):
+            raise ConfigError(f"cache must be 'memory', 'disk' or 'none', found {cache!r}")
         if seed < 0 or batch_size < 1 or not self.stores or not 0 <= rank < world_size:
             raise ConfigError(
                 "expected seed >= 0, batch_size >= 1, at least one store and 0 <= rank < world_size; found "
@@ -100,13 +107,29 @@ class WindowSampler:
                 store, own.cameras.values(), own.part.split or split, episodes, own.part.episodes
             )
             self.notes += [*own.notes, *notes]
-            self._parts.append(StoreWindows(store, own, chosen, int(first), [seed, len(self._parts)], cache, threads))
+            part = StoreWindows(store, own, chosen, int(first), [seed, len(self._parts)], cache, threads, cache_folder)
+            self.notes += part.notes
+            self._parts.append(part)
         self.spec = self._parts[0].spec if len(self._parts) == 1 else spec
         self.state_size, self.action_size = self._sizes(contract)
         if weights is not None and (len(weights) != len(self.stores) or min(weights) <= 0):
             raise ConfigError(f"weights: expected {len(self.stores)} positive numbers, found {list(weights)}")
         self._mixture = Mixture(weights or [part.clips.windows for part in self._parts])
         self._rank, self._world_size = rank, world_size
+
+    def keep_features(self, tower: FrozenVision, folder: Path | None = None) -> None:
+        """From now on batches have `WindowBatch.features`: what a policy's frozen tower sees in every frame, computed
+        now unless it is kept already, in float16 (`foreact.datasets.frame_table`).
+
+        Args:
+            tower: From `TrainablePolicy.frozen_vision`.
+            folder: Where it is kept; None: in each store.
+
+        Raises:
+            ForeActError: If it can neither be read nor kept.
+        """
+        for part in self._parts:
+            part.keep_features(tower, folder)
 
     @property
     def source(self) -> str:
@@ -200,7 +223,17 @@ def _merge(made: list[tuple[np.ndarray, WindowBatch]], size: int, state_size: in
         instruction=instruction,
         index=join([b.index for b in batches]),
         action_used=None if all(b.action_used is None for b in batches) else join([_used(b) for b in batches]),
+        features=_join_features([b.features for b in batches], join),
     )
+
+
+def _join_features(
+    found: list[dict[str, np.ndarray] | None], join: Callable[[list[np.ndarray]], np.ndarray]
+) -> dict[str, np.ndarray] | None:
+    known = [features for features in found if features is not None]
+    if len(known) < len(found):
+        return None
+    return {camera: join([features[camera] for features in known]) for camera in known[0]}
 
 
 def _used(batch: WindowBatch) -> np.ndarray:

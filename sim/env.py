@@ -178,6 +178,13 @@ class DeskEnv(gym.Env[Obs, np.ndarray]):
             self.controller.apply_joint_relative(self.data, action[:7], action[7])
         else:
             self.controller.apply_joint_absolute(self.data, action[:7], action[7])
+        return self.judge()
+
+    def judge(self) -> dict[str, Any]:
+        """End a control step: lamps follow their switches, oracles look. Returns `info`.
+
+        `advance` does this by itself; it is for who drives `controller` one physics step at a time.
+        """
         step_lights(self.model, self.data, self._lights)
         self._steps += 1
         return self._info()

@@ -40,6 +40,10 @@ class WindowBatch:
     """(B, A) bool: which components of its actions a window teaches, where a data set lacks some or they are masked
     out; the others are zero and must not count in a loss. None: all."""
 
+    features: dict[str, np.ndarray] | None = None
+    """camera -> (B, T, 1 + P, V) float16: what the policy's frozen vision tower sees in `images` (summary, then P
+    patches of width V), computed before (`foreact.vla.frozen_vision`); zero where masked. None: it has to look."""
+
     @property
     def action_numbers(self) -> np.ndarray:
         """(B, T, K, A) bool: the numbers of `action` that exist and are to be learned."""

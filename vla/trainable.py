@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
+from foreact.vla.errors import ConfigError
 from foreact.vla.policy import Plan
 from foreact.vla.rows import Rows, set_rows
 
 if TYPE_CHECKING:
+    from foreact.vla.frozen_vision import FrozenVision
     from foreact.vla.runtime_acting import Acting
 
 Statistics = Mapping[str, Mapping[str, Sequence[float]]]
@@ -76,6 +78,14 @@ class TrainablePolicy(nn.Module):
     @abstractmethod
     def encode_frames(self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor) -> Tensor:
         """Tokens (N, F, D) of N frames, each by itself, from uint8 images (N, H, W, 3) and state (N, S)."""
+
+    def frozen_vision(self) -> FrozenVision:
+        """Its frozen vision tower, for policies whose `loss` takes `WindowBatch.features` in place of `images`.
+
+        Raises:
+            ConfigError: If it has none, or the tower is trained.
+        """
+        raise ConfigError(f"the policy {self.name!r} cannot use kept features: set data.features=live")
 
     @abstractmethod
     def encode_text(self, sentences: Sequence[str]) -> Tensor:

@@ -8,6 +8,7 @@ Shape legend: N pictures, P patches, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ class PretrainedVision(VisionTower):
 
     mean: Tensor
     std: Tensor
+    prepared = "bicubic without antialiasing, ImageNet's mean and spread; 1"
+    """How pictures are prepared; kept features (`foreact.vla.frozen_vision`) depend on it."""
 
     def __init__(self, model: Any):
         super().__init__()
@@ -188,3 +191,17 @@ def load_pretrained_tower(name: str, folder: str) -> Any:
 def to_pixels(frames: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1] (channels last in memory)."""
     return (frames.float() / 255.0).permute(0, 3, 1, 2)
+
+
+Features = Mapping[str, Tensor] | None
+"""Camera -> (N, 1 + P, D): summary and patches that a frozen tower saw in N pictures, if they are known already."""
+
+
+def see(
+    tower: VisionTower, cameras: Sequence[str], images: Mapping[str, Tensor], features: Features
+) -> tuple[Tensor, Tensor]:
+    """Patches (C N, P, D) and summaries (C N, D) of N pictures (N, H, W, 3) uint8 of each of C cameras."""
+    if features is None:
+        return tower(torch.cat([to_pixels(images[name]) for name in cameras]))
+    kept = torch.cat([features[name] for name in cameras]).float()
+    return kept[:, 1:], kept[:, 0]

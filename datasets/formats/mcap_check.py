@@ -53,10 +53,19 @@ def _check_chunk(data: bytes, what: str) -> None:
         (stored,) = struct.unpack_from("<Q", data, 32 + name_length)
     except (struct.error, UnicodeDecodeError) as error:
         raise FormatError(f"{what} is damaged: {error}") from error
-    check_bytes(what, declared, MAX_CHUNK_BYTES)
     body = data[40 + name_length :]
     if len(body) != stored:
         raise FormatError(f"{what} has {len(body):,} bytes, {stored:,} were declared")
+    check_unfolded(body, compression, declared, what)
+
+
+def check_unfolded(body: bytes, compression: str, declared: int, what: str) -> None:
+    """Raise unless the compressed part of a chunk unfolds to as many bytes as it declares, without holding them.
+
+    Raises:
+        FormatError: Naming `what`.
+    """
+    check_bytes(what, declared, MAX_CHUNK_BYTES)
     if compression not in _UNFOLD:
         raise FormatError(f"{what} is compressed by {compression!r:.20}; read are {', '.join(filter(None, _UNFOLD))}")
     total = 0

@@ -5,19 +5,17 @@ Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 
 from foreact.datasets.formats.base import FormatError
 from foreact.datasets.formats.limits import check_shape, open_zip, read_entry, regular_file
+from foreact.vla import npy
 
-_MAX_HEADER = 10_000
 _MAX_NPZ_BYTES = 1 << 30
 
 
@@ -38,19 +36,15 @@ def parse_npy(data: bytes, what: str) -> np.ndarray:
 
 
 def npy_header(data: bytes, what: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, Fortran order, type, and where the contents begin.
+    """Shape, Fortran order, type, and where the contents begin; see `foreact.vla.npy`.
 
     Raises:
         FormatError: If it is not the header of a `.npy` file.
     """
-    file = io.BytesIO(data)
     try:
-        version = npy.read_magic(file)
-        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(file, max_header_size=_MAX_HEADER)
-    except Exception as error:  # from `ast`, `tokenize`, `struct` and numpy, whatever the bytes provoke
-        raise FormatError(f"{what} is not a .npy array: {error!r:.200}") from error
-    return shape, fortran, dtype, file.tell()
+        return npy.npy_header(data, what)
+    except npy.NpyError as error:
+        raise FormatError(str(error)) from error
 
 
 def load_npy(path: Path, what: str = "the array", budget: int = _MAX_NPZ_BYTES) -> np.ndarray:
@@ -84,7 +78,7 @@ def _check_entry(archive: zipfile.ZipFile, name: str, what: str) -> None:
     size = archive.getinfo(name).file_size
     try:
         with archive.open(name) as entry:
-            head = entry.read(_MAX_HEADER + 16)
+            head = entry.read(npy.MAX_HEADER + 16)
     except Exception as error:  # zlib has errors of its own
         raise FormatError(f"{what} is damaged: {error}") from error
     shape, _, dtype, start = npy_header(head, what)

@@ -14,7 +14,12 @@ from foreact.datasets.formats.pictures import decode_picture
 from foreact.datasets.formats.topics import Numbers
 from foreact.vla.images import resize_frame
 
-_CHANNELS = {"rgb8": (3, [0, 1, 2]), "bgr8": (3, [2, 1, 0]), "rgba8": (4, [0, 1, 2]), "bgra8": (4, [2, 1, 0])}
+_CHANNELS = {
+    "rgb8": (3, slice(3)),
+    "bgr8": (3, slice(None, None, -1)),
+    "rgba8": (4, slice(3)),
+    "bgra8": (4, slice(2, None, -1)),
+}
 
 
 def picture(message: Any, kind: str, what: str, height: int, width: int) -> np.ndarray:
@@ -23,15 +28,30 @@ def picture(message: Any, kind: str, what: str, height: int, width: int) -> np.n
     Raises:
         FormatError: If it is no colour picture of a known encoding, or damaged.
     """
+    return resize_frame(pixels(message, kind, what), height, width)
+
+
+def pixels(message: Any, kind: str, what: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB as it was sent; of an rgb8 image without padding a view of the message.
+
+    Args:
+        message: sensor_msgs/msg/Image or CompressedImage, of rosbags or rclpy.
+        kind: Its type.
+        what: Named in messages.
+        size: The (H, W) that a compressed one must have.
+
+    Raises:
+        FormatError: If it is no colour picture of a known encoding, or damaged.
+    """
     if kind == "sensor_msgs/msg/CompressedImage":
         if "compressedDepth" in message.format:
             raise FormatError(f"{what} is a depth image ({message.format!r:.60}), not a colour picture")
-        return resize_frame(decode_picture(bytes(message.data), what), height, width)
+        return decode_picture(bytes(message.data), what, size)
     if kind != "sensor_msgs/msg/Image":
         raise FormatError(f"{what} is a {kind}, not a picture")
     rows, columns = check_image_size(what, int(message.height), int(message.width))
     if message.encoding == "mono8":
-        channels, order = 1, [0, 0, 0]
+        channels, order = 1, None
     elif message.encoding in _CHANNELS:
         channels, order = _CHANNELS[message.encoding]
     else:
@@ -41,8 +61,9 @@ def picture(message: Any, kind: str, what: str, height: int, width: int) -> np.n
     data = np.asarray(message.data, np.uint8)
     if step < columns * channels or len(data) != rows * step:
         raise FormatError(f"{what}: {len(data):,} bytes are not {rows} rows of {step} bytes")
-    pixels = data.reshape(rows, step)[:, : columns * channels].reshape(rows, columns, channels)[..., order]
-    return resize_frame(np.ascontiguousarray(pixels), height, width)
+    found = data.reshape(rows, step)[:, : columns * channels].reshape(rows, columns, channels)
+    found = np.repeat(found, 3, axis=2) if order is None else found[..., order]
+    return np.ascontiguousarray(found)
 
 
 def numbers(message: Any, kind: str, wanted: Numbers, size: int, what: str) -> np.ndarray:

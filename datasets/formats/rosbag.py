@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foreact.datasets.episode import EpisodeData, Segment
+from foreact.datasets.episode import EpisodeData
 from foreact.datasets.formats import ros_messages
 from foreact.datasets.formats.base import FormatError
 from foreact.datasets.formats.guess import natural
 from foreact.datasets.formats.limits import MAX_FRAMES, check_bytes, read_yaml, short
 from foreact.datasets.formats.mcap_check import check_mcap
 from foreact.datasets.formats.names import unique_names
-from foreact.datasets.formats.resample import NS, fresh, latest, runs, tick_times
+from foreact.datasets.formats.resample import NS, latest, resample, runs, spans
 from foreact.datasets.formats.topics import Numbers, TopicMap, read_topic_map
 from foreact.vla.contract import Contract, Field
 from foreact.vla.errors import ConfigError
@@ -91,16 +90,13 @@ class RosbagSource:
                 frames[t] = ros_messages.picture(message, kind, what, camera.height, camera.width)
             images[camera.name] = frames
         sentences = heard.sentences(chosen.instruction.topic) if chosen.instruction else []
-        edges = [0, *(i for i in range(1, len(sentences)) if sentences[i] != sentences[i - 1]), len(sentences)]
-        spans = [
-            Segment(start=a, end=b, instruction=sentences[a]) for a, b in pairwise(edges) if a < b and sentences[a]
-        ]
+        sentence, segments = spans(sentences)
         return EpisodeData(
             images=images,
             state=heard.vectors(contract.state, chosen.state),
             action=heard.vectors(contract.action, chosen.action),
-            instruction=next((text for text in sentences if text), self._instruction),
-            segments=spans if len(spans) > 1 else [],
+            instruction=sentence or self._instruction,
+            segments=segments,
             meta={"source": f"{bag.name}, {int(ticks[0])} ns to {int(ticks[-1])} ns"},
         )
 
@@ -110,13 +106,12 @@ class RosbagSource:
         max_age = int(self._map.max_age_s * NS)
         for bag in self._bags:
             _, _, times = self._messages(bag, None)
-            needed = {topic: times[topic] for topic in _topics(self._map)}
-            ticks = tick_times(needed, self.contract.rate_hz)
-            good = np.logical_and.reduce([fresh(stamps, ticks, max_age) for stamps in needed.values()])
-            for start, end in runs(good, self._shortest):
+            rate_hz = self.contract.rate_hz * self._map.speed_scale
+            heard = resample({topic: times[topic] for topic in _topics(self._map)}, rate_hz, max_age)
+            for start, end in runs(heard.good, self._shortest):
                 if end - start > MAX_FRAMES:
                     raise FormatError(f"{bag} has a stretch of {end - start:,} frames; at most {MAX_FRAMES:,} are read")
-                found.append((bag, ticks[start:end]))
+                found.append((bag, heard.times[start:end]))
         if not found:
             raise FormatError(
                 f"{self.path}: at no time all topics of the map have values of at most {self._map.max_age_s:g} s"

@@ -2,6 +2,7 @@
 
 ```yaml
 max_age_s: 0.2                    # older values end an episode
+speed_scale: 1.0                  # 0.25: the robot took four times as long for a step as the contract says
 cameras:
   front: {topic: /front/image_raw/compressed}
 state:
@@ -69,6 +70,8 @@ class TopicMap(_Part):
     action: Mapping[str, Numbers] = Field(default_factory=dict)
     instruction: Text | None = None
     max_age_s: PositiveFloat = 0.2
+    speed_scale: PositiveFloat = 1.0
+    """Steps per second of the clock, as a part of the contract's rate: slow motion has the same displacement per step."""
 
     def check(self, contract: Contract, source: str) -> None:
         """Compare with a contract.

@@ -39,12 +39,13 @@ from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
 from foreact.vla.explain_tokens import TokenMap
+from foreact.vla.frozen_vision import FrozenVision, freeze_tower
 from foreact.vla.layers import Block
 from foreact.vla.lora import adapt_towers
 from foreact.vla.policy import Plan
 from foreact.vla.text import TextTower, build_text, text_from_files
 from foreact.vla.trainable import Statistics, TrainablePolicy
-from foreact.vla.vision import PretrainedVision, VisionTower, build_vision, to_pixels
+from foreact.vla.vision import Features, PretrainedVision, VisionTower, build_vision, see, to_pixels
 
 
 @dataclass(frozen=True)
@@ -165,16 +166,18 @@ class ForeAct(TrainablePolicy):
 
     # --- frames: everything that depends on one control step alone, so that a runtime can cache it -------------------
 
-    def encode_frames(self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor) -> Tensor:
+    def encode_frames(
+        self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor, features: Features = None
+    ) -> Tensor:
         """What is kept of N frames (N, F, D): the state as it is, then patches and summary of each camera.
 
         Args:
-            images: Camera name -> (N, H, W, 3) uint8.
+            images: Camera name -> (N, H, W, 3) uint8; not looked at where there are `features` of them.
             state_NS: (N, S) contract state; (N, 0) without.
             state_mask_N: (N,) bool, False where the state is unknown (video without a robot).
         """
         count, D = len(state_mask_N), self.config.width
-        patches, summary = self.vision(torch.cat([to_pixels(images[name]) for name in self.cameras]))
+        patches, summary = see(self.vision, self.cameras, images, features)
         tokens: list[Tensor] = []
         if self.contract.state:
             # Raw numbers and a flag that they are known; they are embedded beside the window's other states.
@@ -184,6 +187,9 @@ class ForeAct(TrainablePolicy):
             rows = slice(row * count, (row + 1) * count)
             tokens += [self.embed_patches[name](patches[rows]), self.embed_summary[name](summary[rows])[:, None]]
         return torch.cat([token.float() for token in tokens], dim=1)
+
+    def frozen_vision(self) -> FrozenVision:
+        return freeze_tower(self.vision)
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
         """Language tokens (B, D); each different sentence is encoded once."""
@@ -224,8 +230,7 @@ class ForeAct(TrainablePolicy):
             pose = self.tool.pose_from_first(state_BTS)
             pose = torch.cat([pose[..., :3] / _REACH_M, pose[..., 3:]], dim=-1)
             numbers = torch.cat([numbers * self.not_pose_E, pose], dim=-1)
-        token = torch.where(known_BT[..., None], self.embed_state(numbers).float(), self.no_state_D)
-        return token[:, :, None]
+        return torch.where(known_BT[..., None], self.embed_state(numbers).float(), self.no_state_D)[:, :, None]
 
     # --- trunk -----------------------------------------------------------------------------------------------------
 
@@ -248,7 +253,8 @@ class ForeAct(TrainablePolicy):
             image_step_BI: (B, I) history frames whose future is asked for; None for no pictures.
         """
         B, T = mask_BT.shape
-        asked_BT = mask_BT.sum(dim=1, keepdim=True) - 1 if last_only else _steps(T, mask_BT)
+        every_BT = torch.arange(T, device=mask_BT.device).expand(B, T)
+        asked_BT = mask_BT.sum(dim=1, keepdim=True) - 1 if last_only else every_BT
         sees = self.config.action_sees == "foresight" and bool(self.contract.action)
         # Actions that see the foresight need it at each of their steps; whoever wants pictures takes some of those.
         image_BJ = asked_BT if sees else image_step_BI
@@ -276,8 +282,7 @@ class ForeAct(TrainablePolicy):
             for name, part in zip(self.cameras, x_BQD[:, :n_image].chunk(len(self.cameras), dim=1), strict=True):
                 answers = rearrange(part, "b (j q) d -> b j q d", q=self.config.image_queries)
                 if sees and not last_only:
-                    rows = torch.arange(B, device=answers.device)[:, None]
-                    answers = answers[rows, image_step_BI]
+                    answers = answers[torch.arange(B, device=answers.device)[:, None], image_step_BI]
                 images[name] = answers
         return Answers(actions if self.contract.action else empty, images)
 
@@ -393,7 +398,3 @@ class ForeAct(TrainablePolicy):
 
 _REACH_M = 0.1
 """Scale of positions relative to the window's first frame."""
-
-
-def _steps(T: int, mask_BT: Tensor) -> Tensor:
-    return torch.arange(T, device=mask_BT.device).expand(len(mask_BT), T)

@@ -65,7 +65,10 @@ def foreact_losses(policy: ForeAct, batch: WindowBatch, counts: Mapping[str, flo
     images = {name: tensor(batch.images[name]) for name in policy.cameras}
     state_BTS = tensor(batch.state).float()
     flat = {name: rearrange(image, "b t h w c -> (b t) h w c") for name, image in images.items()}
-    frames = policy.encode_frames(flat, state_BTS.reshape(B * T, -1), tensor(batch.state_mask).reshape(B * T))
+    seen = None
+    if batch.features is not None:
+        seen = {name: tensor(batch.features[name]).flatten(0, 1) for name in policy.cameras}
+    frames = policy.encode_frames(flat, state_BTS.reshape(B * T, -1), tensor(batch.state_mask).reshape(B * T), seen)
     frames_BTFD = rearrange(frames, "(b t) f d -> b t f d", t=T)
     language_BD = policy.encode_text(batch.instruction)
 

@@ -67,7 +67,10 @@ def policy_losses(policy: GR1, batch: WindowBatch, counts: Mapping[str, float] |
     images = {name: tensor(batch.images[name]) for name in policy.cameras}
     flat = {name: rearrange(image, "b t h w c -> (b t) h w c") for name, image in images.items()}
     state = tensor(batch.state).float().reshape(B * T, -1)
-    frames = policy.encode_frames(flat, state, tensor(batch.state_mask).reshape(B * T))
+    seen = None
+    if batch.features is not None:
+        seen = {name: tensor(batch.features[name]).flatten(0, 1) for name in policy.cameras}
+    frames = policy.encode_frames(flat, state, tensor(batch.state_mask).reshape(B * T), seen)
     frames_BTFD = rearrange(frames, "(b t) f d -> b t f d", t=T)
     language_BD = policy.encode_text(batch.instruction)
 

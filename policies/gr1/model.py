@@ -33,12 +33,13 @@ from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
 from foreact.vla.explain_tokens import TokenMap
+from foreact.vla.frozen_vision import FrozenVision, freeze_tower
 from foreact.vla.layers import Block, PerceiverResampler
 from foreact.vla.lora import adapt_towers
 from foreact.vla.policy import Plan
 from foreact.vla.text import TextTower, build_text, text_from_files
 from foreact.vla.trainable import Statistics, TrainablePolicy
-from foreact.vla.vision import PretrainedVision, VisionTower, build_vision, to_pixels
+from foreact.vla.vision import Features, PretrainedVision, VisionTower, build_vision, see, to_pixels
 
 
 class GR1(TrainablePolicy):
@@ -124,11 +125,13 @@ class GR1(TrainablePolicy):
 
     # --- frames: everything that depends on one control step alone, so that a runtime can cache it ---------------
 
-    def encode_frames(self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor) -> Tensor:
+    def encode_frames(
+        self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor, features: Features = None
+    ) -> Tensor:
         """Context tokens of N frames (N, F, D), before time and language.
 
         Args:
-            images: Camera name -> (N, H, W, 3) uint8.
+            images: Camera name -> (N, H, W, 3) uint8; not looked at where there are `features` of them.
             state_NS: (N, S) contract state; (N, 0) without.
             state_mask_N: (N,) bool, False where the state is unknown (video without a robot).
         """
@@ -138,13 +141,15 @@ class GR1(TrainablePolicy):
             state_ND = self.embed_state(self.encode_state(state_NS))
             state_ND = torch.where(state_mask_N[:, None], state_ND.float(), self.no_state_D)
             tokens.append(state_ND[:, None])
-        pixels = torch.cat([to_pixels(images[name]) for name in self.cameras])
-        patches, summary = self.vision(pixels)
+        patches, summary = see(self.vision, self.cameras, images, features)
         latents = self.resampler(patches)
         for row, name in enumerate(self.cameras):
             rows = slice(row * count, (row + 1) * count)
             tokens += [self.embed_latents[name](latents[rows]), self.embed_summary[name](summary[rows])[:, None]]
         return torch.cat([token.float() for token in tokens], dim=1)
+
+    def frozen_vision(self) -> FrozenVision:
+        return freeze_tower(self.vision)
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
         """Language tokens (B, D); each different sentence is encoded once."""

@@ -36,11 +36,12 @@ from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ConfigError
 from foreact.vla.explain_tokens import TokenMap
+from foreact.vla.frozen_vision import FrozenVision, freeze
 from foreact.vla.layers import sincos_positions
 from foreact.vla.policy import Plan
 from foreact.vla.text import ClipText, TextTower
 from foreact.vla.trainable import Statistics, TrainablePolicy
-from foreact.vla.vision import IMAGENET_MEAN, IMAGENET_STD
+from foreact.vla.vision import IMAGENET_MEAN, IMAGENET_STD, Features
 
 
 class PublishedGR1(TrainablePolicy):
@@ -166,17 +167,29 @@ class PublishedGR1(TrainablePolicy):
         parts, _ = pack([self.embed_arm_state(state_NS[:, :-1]), self.embed_gripper_state(opened)], "n *")
         return self.embed_state(parts)[:, None]
 
-    def encode_frames(self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor) -> Tensor:
+    def frozen_vision(self) -> FrozenVision:
+        """See `TrainablePolicy.frozen_vision`."""
+        size = self.config.image_size
+        prepared = f"bicubic to {size} without antialiasing, ImageNet's mean and spread; 1"
+        shape = (1 + (size // self.config.patch_size) ** 2, self.config.vision_width)
+        return freeze(self.model_mae, prepared, shape, lambda images: pack(self.encode_camera(images), "n * v")[0])
+
+    def encode_frames(
+        self, images: Mapping[str, Tensor], state_NS: Tensor, state_mask_N: Tensor, features: Features = None
+    ) -> Tensor:
         """Tokens of N frames (N, F, D), before time and language.
 
         Args:
-            images: Camera name -> (N, H, W, 3) uint8.
+            images: Camera name -> (N, H, W, 3) uint8; not looked at where there are `features` of them.
             state_NS: (N, S) contract state.
             state_mask_N: Not used: an unknown state is read as the zeros that padding has, with a closed gripper.
         """
         tokens = [self.embed_robot(state_NS.float())] if self.contract.state else []
         for camera in self.cameras:
-            picture_NV, patches_NPV = self.encode_camera(images[camera])
+            if features is None:
+                picture_NV, patches_NPV = self.encode_camera(images[camera])
+            else:
+                picture_NV, patches_NPV = features[camera][:, 0].float(), features[camera][:, 1:].float()
             tokens.append(self.embed_view(camera, picture_NV, self.resample(patches_NPV)))
         return torch.cat([token.float() for token in tokens], dim=1)
 

@@ -63,7 +63,10 @@ def published_losses(
     mask_BT = tensor(batch.history_mask)
     flat = {name: rearrange(tensor(batch.images[name]), "b t h w c -> (b t) h w c") for name in policy.cameras}
     state_NS = tensor(batch.state).float().reshape(B * T, -1)
-    frames = policy.encode_frames(flat, state_NS, tensor(batch.state_mask).reshape(B * T))
+    seen = None
+    if batch.features is not None:
+        seen = {name: tensor(batch.features[name]).flatten(0, 1) for name in policy.cameras}
+    frames = policy.encode_frames(flat, state_NS, tensor(batch.state_mask).reshape(B * T), seen)
     raw, pictures = policy.answer(
         rearrange(frames, "(b t) f d -> b t f d", t=T), policy.encode_text(batch.instruction), mask_BT,
         step_BI=torch.arange(T, device=device).expand(B, T), actions=True, images=own.get("pictures", 0.0) > 0,

@@ -16,7 +16,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from foreact.datasets.formats.base import FormatError, Source
 from foreact.datasets.formats.registry import recognise
-from foreact.datasets.formats.resample import NS, fresh, latest, runs, tick_times
+from foreact.datasets.formats.resample import NS, Resampler, resample, runs
 from foreact.datasets.formats.rosbag import RosbagSource
 from foreact.datasets.formats.topics import read_topic_map
 from foreact.vla.contract import Camera, Contract, ContractMismatch, Field
@@ -244,8 +244,8 @@ def test_a_bag_that_was_cut_off_is_named(tmp_path: Path) -> None:
 )
 def test_resampling_agrees_with_looking_at_every_message(stamps: list[int], rate: int, age: int) -> None:
     times = np.array(stamps, np.int64) * 1_000_000
-    ticks = tick_times({"a": times}, rate)
-    index, good = latest(times, ticks), fresh(times, ticks, age * 1_000_000)
+    heard = resample({"a": times}, rate, age * 1_000_000)
+    ticks, index, good = heard.times, heard.index["a"], heard.good
     for tick, found, is_good in zip(ticks, index, good, strict=True):
         before = [i for i, time in enumerate(times) if time <= tick]
         assert found == before[-1]
@@ -253,6 +253,48 @@ def test_resampling_agrees_with_looking_at_every_message(stamps: list[int], rate
     assert ticks[0] == times[0] and ticks[-1] <= times[-1] < ticks[-1] + NS / rate + 1
     covered = {i for a, b in runs(good, 1) for i in range(a, b)}
     assert covered == set(np.flatnonzero(good))
+
+
+MESSAGES = st.lists(st.tuples(st.integers(0, 3 * 10**9), st.sampled_from("abk")), min_size=1, max_size=60)
+
+
+@given(MESSAGES, st.sampled_from([1.0, 7.5, 30.0, 29.97, 60.0]), st.integers(0, 10**9), st.integers(0, 2**20))
+def test_what_arrives_bit_by_bit_falls_on_the_same_ticks(
+    messages: list[tuple[int, str]], rate_hz: float, max_age_ns: int, asked: int
+) -> None:
+    """`k` is only kept, `a` and `b` are needed; after message i is asked for ticks if bit i of `asked` is set."""
+    messages = sorted([(0, "a"), (5 * 10**8, "b"), *messages])
+    times = {topic: np.array([t for t, other in messages if other == topic], np.int64) for topic in "abk"}
+    whole = resample(times, rate_hz, max_age_ns, kept="k")
+    stream = Resampler("ab", rate_hz, max_age_ns, kept="k")
+    parts = []
+    for number, (time, topic) in enumerate(messages):
+        stream.extend(topic, [time])
+        later = messages[number + 1][0] if number + 1 < len(messages) else time + 1
+        if asked >> (number % 20) & 1:
+            due = stream.due(later - 1)
+            parts.append(stream.settled(later - 1))
+            assert due == (len(parts[-1]) > 0)
+    parts.append(stream.finish())
+    assert np.array_equal(np.concatenate([part.times for part in parts]), whole.times)
+    assert np.array_equal(np.concatenate([part.good for part in parts]), whole.good)
+    for topic in "abk":
+        assert np.array_equal(np.concatenate([part.index[topic] for part in parts]), whole.index[topic])
+
+
+@given(st.integers(0, 10**11), st.floats(0.5, 240))
+def test_ticks_go_exactly_to_the_last_message(span_ns: int, rate_hz: float) -> None:
+    heard = resample({"a": np.array([7, 7 + span_ns])}, rate_hz, 0)
+    assert heard.times[-1] <= 7 + span_ns < 7 + round(len(heard) * (NS / rate_hz))
+
+
+def test_messages_out_of_order_are_refused() -> None:
+    stream = Resampler("a", 30.0, 0)
+    stream.extend("a", [5])
+    with pytest.raises(ValueError, match="not in order"):
+        stream.extend("a", [4])
+    with pytest.raises(ValueError, match="at least one topic"):
+        Resampler((), 30.0, 0)
 
 
 def test_topic_map_refuses_aliases_and_unknown_keys(tmp_path: Path) -> None:

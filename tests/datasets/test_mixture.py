@@ -103,7 +103,7 @@ def sampler(stores: list[Store], parts: list[StorePart], batch_size: int = 60, *
     return WindowSampler(stores, SPEC, seed=1, batch_size=batch_size, contract=OURS, fits=fits, **options)
 
 
-@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
 def test_a_store_under_other_names_at_another_rate_fills_the_same_batch(
     ours: Store, theirs: Store, video: Store, cache: str
 ) -> None:

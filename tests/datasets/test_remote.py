@@ -24,6 +24,7 @@ from foreact.datasets.store import Store
 from foreact.datasets.verify import verify_store
 from foreact.datasets.windows import WindowSampler, WindowSpec
 from foreact.vla.contract import Camera, Contract
+from foreact.vla.errors import ConfigError
 
 obstore = pytest.importorskip("obstore", reason="needs obstore: pip install 'foreact[s3]'")
 moto = pytest.importorskip("moto.moto_server.werkzeug_app", reason="needs an S3 server: pip install 'moto[server]'")
@@ -134,6 +135,18 @@ def test_windows_are_those_of_the_folder(packed: Store, server: Server) -> None:
     assert np.array_equal(near_batch.action, far_batch.action) and near_batch.instruction == far_batch.instruction
     travelled = pickle.loads(pickle.dumps(far))  # noqa: S301 - as for a worker process
     assert np.array_equal(travelled.read("e3").state, packed.read("e3").state)  # pyright: ignore[reportArgumentType]
+
+
+def test_decoded_frames_are_kept_in_a_folder_of_ones_own(packed: Store, server: Server, tmp_path: Path) -> None:
+    far = Store.open(upload(packed.path, server, "kept"))
+    spec = WindowSpec(cameras={"static": (6, 8)}, history=2, foresight_steps=2, chunk=3)
+    with pytest.raises(ConfigError, match=r"is not on this machine.*data\.cache_folder"):
+        WindowSampler(far, spec, seed=3, batch_size=8, cache="disk")
+    sampler = WindowSampler(far, spec, seed=3, batch_size=8, cache="disk", cache_folder=tmp_path / "kept")
+    server.forget()
+    batch, near = (s.batch_at(5) for s in (sampler, WindowSampler(packed, spec, seed=3, batch_size=8)))
+    assert np.array_equal(batch.images["static"], near.images["static"]) and np.array_equal(batch.state, near.state)
+    assert not server.requests, "all is here"
 
 
 def test_a_window_costs_its_own_bytes(tmp_path: Path, server: Server) -> None:

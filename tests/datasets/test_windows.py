@@ -75,7 +75,7 @@ def assert_is_reference(batch: WindowBatch, row: int, expected: dict) -> None:
             np.testing.assert_array_equal(found[row], value, err_msg=key)
 
 
-@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
 def test_every_window_is_the_one_the_definition_gives(store: Store, cache) -> None:
     sampler = WindowSampler(store, SPEC, seed=3, batch_size=7, cache=cache)
     seen = set()
@@ -214,7 +214,7 @@ def test_a_contract_picks_and_reorders_fields(store: Store, contract: Contract) 
         (lambda s: WindowSpec(cameras={}), "at least one camera"),
         (lambda s: WindowSampler(s, SPEC, seed=-1, batch_size=2), "seed=-1"),
         (lambda s: WindowSampler(s, SPEC, seed=0, batch_size=0), "batch_size=0"),
-        (lambda s: WindowSampler(s, SPEC, seed=0, batch_size=2, cache="disk"), "'disk'"),  # pyright: ignore
+        (lambda s: WindowSampler(s, SPEC, seed=0, batch_size=2, cache="disc"), "'disc'"),  # pyright: ignore
         (lambda s: WindowSampler([s, s], SPEC, seed=0, batch_size=2, weights=[1]), "2 positive numbers"),
         (
             lambda s: WindowSampler(s, WindowSpec(cameras={"statik": (4, 4)}), seed=0, batch_size=2),
@@ -229,7 +229,7 @@ def test_wrong_settings_are_explained(store: Store, make, message: str) -> None:
 
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_allocated(store: Store, monkeypatch) -> None:
     monkeypatch.setattr("foreact.datasets.frame_source._available_memory", lambda: 10_000)
-    with pytest.raises(ConfigError, match="use cache='none'"):
+    with pytest.raises(ConfigError, match="use cache='disk' or 'none'"):
         WindowSampler(store, SPEC, seed=0, batch_size=2)
 
 

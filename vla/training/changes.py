@@ -14,7 +14,10 @@ FREE = {
 }
 """Trainer settings that change how long, how fast and how loud a run is, but not what its steps compute (up to
 rounding; `max_steps` moves the end of the learning rate's schedule, as whoever asks for more steps expects)."""
-PLACES = {"policy.vision_folder", "policy.text_folder", "data.path", "data.stores", "data.cache", "data.kind"}
+PLACES = {
+    *("policy.vision_folder", "policy.text_folder"),
+    *("data.path", "data.stores", "data.cache", "data.cache_folder", "data.kind"),
+}
 """Where things lie: what lies there is compared by its hash."""
 
 

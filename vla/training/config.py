@@ -29,6 +29,12 @@ class AugmentConfig:
     color: float = 0.05
     """Largest change of each colour channel's gain, as a share."""
 
+    @property
+    def active(self) -> bool:
+        """Whether anything changes."""
+        shifts = self.shift_pixels.values() if isinstance(self.shift_pixels, dict) else [self.shift_pixels]
+        return any((*shifts, self.brightness, self.contrast, self.color))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:

@@ -109,6 +109,7 @@ def _tensors(batch: WindowBatch) -> dict[str, Tensor]:
             for name in ("future_mask", "history_mask", "state", "state_mask", "action", "action_mask", "index")
         },
         **({} if batch.action_used is None else {"action_used": batch.action_used}),
+        **{f"features/{name}": value for name, value in (batch.features or {}).items()},
     }
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 

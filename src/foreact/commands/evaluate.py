@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from foreact.commands.evaluate_folder import EvaluationError, EvaluationFolder
-from foreact.commands.evaluate_settings import EvaluateSettings
+from foreact.commands.evaluate_settings import REMOTE, EvaluateSettings
 from foreact.commands.hydra_config import compose
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def main(argv: list[str]) -> None:
     from foreact.vla.hub import local_checkpoint
 
     as_json = "--json" in argv
-    settings = EvaluateSettings.parse(compose("evaluate", [word for word in argv if word != "--json"]))
+    # `policy` is a group of the training's settings, which Hydra would look in.
+    words = [f"actor={REMOTE}" if word == "policy=remote" else word for word in argv if word != "--json"]
+    settings = EvaluateSettings.parse(compose("evaluate", words))
     if settings.checkpoint is not None:  # hf://user/name is fetched
         settings = settings.model_copy(update={"checkpoint": local_checkpoint(settings.checkpoint)})
     console = Console(stderr=as_json)
@@ -84,7 +86,7 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
     if settings.benchmark.max_steps is None:
         limit = settings.benchmark.model_copy(update={"max_steps": suite.max_steps})
         settings = settings.model_copy(update={"benchmark": limit})
-    checkpoint = _checkpoint(settings)
+    checkpoint = _checkpoint(settings, suite)
     if settings.checkpoint is not None:  # looked at before anything is loaded or drawn
         find_border(Contract.load(settings.checkpoint / "contract.yaml"), suite, settings.title)
     pick_gl_backend()
@@ -159,7 +161,9 @@ def _so_far(records: Sequence[Record]) -> str:
     return f"{sum(not isinstance(r, ChainRecord) and r.success for r in records)}/{len(records)} solved"
 
 
-def _checkpoint(settings: EvaluateSettings) -> dict[str, str] | None:
+def _checkpoint(settings: EvaluateSettings, suite: Suite) -> dict[str, str] | None:
+    if settings.url is not None:
+        return _served(settings, suite)
     if settings.checkpoint is None:
         return None
     from foreact.vla.actors import checkpoint_sha256
@@ -167,11 +171,28 @@ def _checkpoint(settings: EvaluateSettings) -> dict[str, str] | None:
     return {"path": str(settings.checkpoint), "sha256": checkpoint_sha256(settings.checkpoint)}
 
 
+def _served(settings: EvaluateSettings, suite: Suite) -> dict[str, str] | None:
+    """What a policy server runs, if it says; whether it fits is found before anything is drawn."""
+    from foreact.commands.evaluate_workers import connect_remote
+    from foreact.sim.border import find_border, public_contract
+
+    actor = connect_remote(settings, public_contract(suite.contract()))
+    try:
+        find_border(actor.contract, suite, settings.title)
+        return {"path": str(settings.url), "sha256": actor.checkpoint} if actor.checkpoint else None
+    finally:
+        actor.close()
+
+
 def _identity(
     settings: EvaluateSettings, checkpoint: dict[str, str] | None, versions: dict[str, str]
 ) -> dict[str, Any]:
     """All that the outcome of a rollout, or the existence of its video, depends on."""
     config = settings.model_dump(mode="json", include=_DECIDES)
+    if settings.url is not None:
+        config["remote"] = settings.remote.model_dump(mode="json", include={"contract", "keys", "image_size"})
+        if checkpoint is None:  # such a server is known by nothing else
+            config["url"] = settings.url
     return {**config, "checkpoint_sha256": checkpoint and checkpoint["sha256"], "versions": versions}
 
 
@@ -182,7 +203,7 @@ def _versions(settings: EvaluateSettings, suite: Suite) -> dict[str, str]:
     from foreact.vla.actors import actor_package
 
     found = {"foreact": __version__, "python": platform.python_version()}
-    if settings.actor not in (None, EXPERT):
+    if settings.actor not in (None, EXPERT, REMOTE):
         found |= actor_package(settings.actor)
     for package in _PACKAGES:
         try:

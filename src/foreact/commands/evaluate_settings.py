@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from foreact.vla.errors import ConfigError
 
@@ -54,6 +63,24 @@ class Env(BaseModel):
     name: str = "desk"
 
 
+REMOTE = "remote"
+"""The actor's name for whatever a policy server runs."""
+
+
+class Remote(BaseModel):
+    """How a policy server is asked; see docs/serving.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    timeout_s: PositiveFloat = 30.0
+    """For each reply."""
+    token_file: str = ""
+    tls_ca: str = ""
+    contract: Path | None = None
+    keys: dict[str, str] = {}
+    image_size: PositiveInt | None = None
+
+
 class EvaluateSettings(BaseModel):
     """See `configs/evaluate.yaml` for what each key means."""
 
@@ -61,6 +88,8 @@ class EvaluateSettings(BaseModel):
 
     checkpoint: Path | None = None
     actor: str | None = None
+    url: str | None = None
+    remote: Remote = Remote()
     seed: NonNegativeInt = 0
     env: Env = Env()
     benchmark: Annotated[Tasks | Chains, Field(discriminator="kind")] = Tasks()
@@ -74,12 +103,28 @@ class EvaluateSettings(BaseModel):
     out: Path | None = None
     resume: bool = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_server_is_an_actor(cls, config: Any) -> Any:
+        if not isinstance(config, dict):
+            return config
+        url, actor = config.get("url"), config.get("actor")
+        if actor == REMOTE and url is None:
+            raise ValueError("a remote policy needs its address: url=ws://HOST:PORT or url=zmq+tcp://HOST:PORT")
+        if url is not None and actor not in (None, REMOTE):
+            raise ValueError(f"url={url} goes with policy=remote, not with actor={actor}")
+        return {**config, "actor": REMOTE} if url is not None else config
+
     @model_validator(mode="after")
     def _one_is_judged(self) -> EvaluateSettings:
         if (self.checkpoint is None) == (self.actor is None):
-            raise ValueError("say who is judged: either checkpoint=DIR or actor=NAME (expert, zero, random, ...)")
-        if self.actor is not None and (self.execute_steps is not None or self.device != "cpu"):
-            raise ValueError("execute_steps and device go with checkpoint=DIR; an actor=NAME decides both itself")
+            raise ValueError(
+                "say who is judged: checkpoint=DIR, actor=NAME (expert, zero, random, ...), or url=ws://HOST:PORT"
+            )
+        if self.actor is not None and self.device != "cpu":
+            raise ValueError("device goes with checkpoint=DIR; an actor=NAME decides itself, a server has its own")
+        if self.actor not in (None, REMOTE) and self.execute_steps is not None:
+            raise ValueError("execute_steps goes with checkpoint=DIR or a server's url=; an actor=NAME decides itself")
         return self
 
     @property
@@ -95,6 +140,8 @@ class EvaluateSettings(BaseModel):
     @property
     def title(self) -> str:
         """Who is judged, for messages."""
+        if self.url is not None:
+            return f"the policy at {self.url}"
         return f"checkpoint {self.checkpoint}" if self.checkpoint else f"actor {self.actor!r}"
 
     @property

@@ -23,7 +23,9 @@ from foreact.vla.results import ChainAttempt, ChainRecord, Record, RolloutRecord
 if TYPE_CHECKING:
     from foreact.sim.rollout import Job, Rollout
     from foreact.sim.suites import Suite
+    from foreact.vla.contract import Contract
     from foreact.vla.policy import Actor
+    from foreact.vla.serving.remote import RemoteActor
 
 EXPERT = "expert"
 """The actor's name for the simulator's own scripted policies."""
@@ -165,6 +167,8 @@ def load_actor(settings: EvaluateSettings, suite: Suite) -> Actor:
             execute_steps=settings.execute_steps,
             batch_size=settings.batch_size,
         )
+    if settings.url is not None:
+        return connect_remote(settings, public_contract(suite.contract()))
     assert settings.actor is not None
     if settings.actor != EXPERT:
         return make_actor(settings.actor, public_contract(suite.contract()))
@@ -172,6 +176,36 @@ def load_actor(settings: EvaluateSettings, suite: Suite) -> Actor:
     if expert is None:
         raise ConfigError(f"env={suite.name} has no scripted experts; name another actor or a checkpoint")
     return expert
+
+
+def connect_remote(settings: EvaluateSettings, offered: Contract) -> RemoteActor:
+    """The policy behind `url`.
+
+    Raises:
+        ForeActError: If nobody answers there, or its contract cannot be read.
+    """
+    from foreact.vla.contract import Contract
+    from foreact.vla.serving.access import read_token
+    from foreact.vla.serving.client import ClientSettings
+    from foreact.vla.serving.remote import Foreign, connect_actor
+
+    assert settings.url is not None
+    remote = settings.remote
+    client = ClientSettings(
+        connect_timeout_s=min(remote.timeout_s, 10.0),
+        request_timeout_s=remote.timeout_s,
+        silence_s=max(remote.timeout_s, 10.0),
+        reconnect=False,  # a server that was started anew has forgotten what it saw
+        token=read_token(remote.token_file),
+        tls_ca=remote.tls_ca,
+    )
+    foreign = Foreign(
+        contract=None if remote.contract is None else Contract.load(remote.contract),
+        keys=remote.keys,
+        image_size=remote.image_size,
+        execute_steps=settings.execute_steps,
+    )
+    return connect_actor(settings.url, offered, client, foreign)
 
 
 def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Record:

@@ -35,6 +35,9 @@ _EXTRAS = {
     "pyarrow": "data",
     "rosbags": "data",
     "zstandard": "data",
+    "msgpack": "robot",
+    "websockets": "robot",
+    "zmq": "robot",
 }
 """Package -> the extra of foreact that brings it."""
 
@@ -191,6 +194,41 @@ def explain_command(
     run(
         checkpoint, store, episode=episode, frames=frames, instruction=instruction, part=part, out=out, every=every,
         device=device, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def serve(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, or hf://user/name.")] = "",
+    actor: Annotated[str, typer.Option(help="Instead: a built-in or installed actor, for the desk.")] = "",
+    dialect: Annotated[str, typer.Option(help="openpi (websocket), gr00t (ZeroMQ), or both.")] = "openpi",
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback want a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of openpi's dialect; 0: any free one.", min=0, max=65535)] = 8000,
+    gr00t_port: Annotated[int, typer.Option(help="Of GR00T's dialect; 0: any.", min=0, max=65535)] = 5555,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Of PyTorch.", min=1)] = 1,
+    execute_steps: Annotated[int | None, typer.Option(help="Actions of a plan before the next.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows of every pass of the network, padded.", min=1)] = 1,
+    warmup: Annotated[int, typer.Option(help="Inferences that are timed at the start.", min=20)] = 20,
+    clients: Annotated[int, typer.Option(help="Clients served at once.", min=1, max=64)] = 4,
+    timeout_s: Annotated[float, typer.Option(help="From a request to its reply [s].", min=0.01)] = 30.0,
+    token_file: Annotated[str, typer.Option(help="File with the clients' secret; else FOREACT_TOKEN.")] = "",
+    tls_cert: Annotated[str, typer.Option(help="Certificate of the websocket.")] = "",
+    tls_key: Annotated[str, typer.Option(help="Its key.")] = "",
+    allow_kill: Annotated[bool, typer.Option("--allow-kill", help="GR00T's `kill` ends this process.")] = False,
+    key: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, a name in requests; repeatable.")] = None,
+    robot: Annotated[str, typer.Option(help="Robot configuration: plans also come as joint targets.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Say as JSON when ready.")] = False,
+) -> None:
+    """Answer robots and simulators: a policy behind a websocket (openpi) or ZeroMQ (GR00T)."""
+    module = import_module("foreact.commands.serve")
+    module.run(
+        module.ServeSettings(
+            checkpoint=checkpoint, actor=actor, dialect=dialect, host=host, port=port, gr00t_port=gr00t_port,
+            device=device, threads=threads, execute_steps=execute_steps, batch_size=batch_size, warmup=warmup,
+            clients=clients, timeout_s=timeout_s, token_file=token_file, tls_cert=tls_cert, tls_key=tls_key,
+            allow_kill=allow_kill, keys=module.parse_keys(key or ()), robot=robot, as_json=as_json,
+        )
     )  # fmt: skip
 
 

@@ -62,5 +62,7 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     if settings["resume"] and not loop.resume(settings["allow_changed"]):
         console.print(f"no checkpoint in {out}: starting at step 0")
+    if data.keep_features is not None:  # not before: a checkpoint brings its own tower
+        data.keep_features(policy.frozen_vision())
     loop.run()
     console.print(f"the policy is in {out / 'policy'}")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from foreact.datasets.table import EpisodeInfo
     from foreact.vla.batch import WindowBatch
     from foreact.vla.contract import Contract
+    from foreact.vla.frozen_vision import FrozenVision
+    from foreact.vla.training.config import TrainerConfig
 
 BatchAt = Callable[[int], "WindowBatch"]
 RowsAt = Callable[[int, int, int], "WindowBatch"]
@@ -36,6 +38,8 @@ class Data:
     """Names the data and all settings that change it; a run is resumed with the same only."""
     rows_at: RowsAt | None = None
     """(step, first, stop) -> windows [first, stop) of the step's training batch, without making the others."""
+    keep_features: Callable[[FrozenVision], None] | None = None
+    """Lets all batches from now on have what a frozen tower sees; only with data.features=disk."""
 
 
 def picture_sizes(cameras: Any) -> dict[str, tuple[int, int]]:
@@ -80,6 +84,11 @@ def from_stores(
     share = settings["holdout"]
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.0 <= share < 1.0:
         raise ConfigError(f"data.holdout must be at least 0 and less than 1, found {share!r}")
+    kept = _keeps_features(settings.get("features", "live"), trainer)
+    folder = settings.get("cache_folder")
+    if folder is not None and not isinstance(folder, str):
+        raise ConfigError(f"data.cache_folder must be a folder, or null for the store itself, found {folder!r}")
+    folder = None if folder is None else Path(folder)
     stores = [Store.open(part.path) for part in parts]
     # With several stores, the robot is described by the first that has one; the others may be video.
     reference = next((i for i, store in enumerate(stores) if store.contract.action), 0)
@@ -103,7 +112,7 @@ def from_stores(
         return WindowSampler(
             [stores[i] for i in chosen], spec, seed=seed, batch_size=trainer.batch_size, episodes=episodes,
             cache=settings["cache"], weights=weights and [weights[i] for i in chosen], contract=contract,
-            fits=[fits[i] for i in chosen],
+            fits=[fits[i] for i in chosen], cache_folder=folder,
         )  # fmt: skip
 
     everyone = list(range(len(stores)))
@@ -122,6 +131,11 @@ def from_stores(
         for i in sorted(set(everyone) - set(spared)):
             note(f"{stores[i].path}: no episode is held out of it; validation goes without")
         validation = sampler(spared, fits, lambda info: held_out(info.name, share), trainer.seed + 1)
+
+    def keep_features(tower: FrozenVision) -> None:
+        for windows in filter(None, (train, validation)):
+            windows.keep_features(tower, folder)
+
     note(
         f"{train.windows_per_epoch:,} windows to train on"
         + (f", {validation.windows_per_epoch:,} of held-out episodes" if validation else "")
@@ -136,7 +150,32 @@ def from_stores(
             f"holdout={float(share):g}",
         ],
         rows_at=train.rows_at,
+        keep_features=keep_features if kept else None,
     )
+
+
+def _keeps_features(setting: object, trainer: TrainerConfig) -> bool:
+    """Whether data.features=disk.
+
+    Raises:
+        ConfigError: If it is something else, or pictures change from step to step.
+    """
+    if setting not in ("live", "disk"):
+        raise ConfigError(f"data.features must be live or disk, found {setting!r}")
+    if setting == "live":
+        return False
+    if trainer.augment.active:
+        raise ConfigError(
+            "data.features=disk keeps what a frozen vision tower sees in pictures as they are, and trainer.augment "
+            "changes them at every step: set trainer.augment.shift_pixels, brightness, contrast and color to 0, or "
+            "data.features=live"
+        )
+    if trainer.shard:
+        raise ConfigError(
+            "data.features=disk needs the whole vision tower in each process: set trainer.shard=false, or "
+            "data.features=live"
+        )
+    return True
 
 
 def _spares(store: Store, part: StorePart, share: float) -> bool:

@@ -1,0 +1,375 @@
+"""The main loop of the gate process: messages in, questions to the policy, one command per tick out.
+
+It owns no rule of safety: those are the gate's, a library of its own. It only carries things between the transport, the
+policy's thread and the gate, on one clock that can be replaced, and never waits for anybody.
+
+When the policy is asked: at READY (there are words to obey), while RUNNING every `execute_steps` policy steps, and in HOLD
+to go on from where the arm stands. Between plans it is shown the steps that its history needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foreact.robot_bridge.bridge_report import Report
+from foreact.robot_bridge.config import Robot
+from foreact.robot_bridge.foresight_watch import ForesightWatch
+from foreact.robot_bridge.gate import Gate
+from foreact.robot_bridge.mailbox import Mail, Mailbox
+from foreact.robot_bridge.observe import Observer
+from foreact.robot_bridge.policy_thread import Answer, PolicyThread, Question
+from foreact.robot_bridge.transport import Transport
+from foreact.robot_bridge.types import ActionChunk, CameraFrame, JointSample, State
+from foreact.vla.errors import ForeActError
+
+TICK_S = 0.01
+_ASK_AGAIN_S = 0.2
+
+
+@dataclass
+class _Words:
+    """The instruction in force."""
+
+    text: str = ""
+    id: int = 0
+    since_s: float = 0.0
+
+
+@dataclass
+class _Asking:
+    """What is known of the policy's side."""
+
+    sequence: int = 0
+    plans: int = 0
+    asked_step: int | None = None
+    """Policy step of the last plan."""
+    seen_step: int | None = None
+    """Last policy step that the policy was shown."""
+    asked_s: float = -1e9
+    foresight_steps: int = 0
+    execute_steps: int = 1
+    started: int = 0
+    """Instruction for which the gate was asked to let motion begin."""
+
+
+class Bridge:
+    """One arm, one policy, one gate.
+
+    Args:
+        robot: What stands here.
+        gate: DISARMED.
+        transport: Not started yet.
+        policy: Connected (see `PolicyThread.connect`).
+        observer: Makes what the policy is shown.
+        metadata: What the policy's server said of itself.
+        recorder: Gets every observation and command; None records nothing.
+        dry_run: Shows commands and sends none.
+        refusals: Reasons known beforehand why it may not be armed here.
+        clock: Steady clock [s].
+        stamps: The clock that headers are stamped with [s].
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        gate: Gate,
+        transport: Transport,
+        policy: PolicyThread,
+        observer: Observer,
+        metadata: Mapping[str, Any],
+        *,
+        recorder: Any = None,
+        dry_run: bool = False,
+        refusals: tuple[str, ...] = (),
+        clock: Callable[[], float] = time.monotonic,
+        stamps: Callable[[], float] = time.time,
+    ):
+        self.robot, self.gate, self.transport, self.policy = robot, gate, transport, policy
+        self.mailbox = Mailbox()
+        self.report = Report(robot, metadata)
+        self.watch = ForesightWatch()
+        self.dry_run, self._refusals = dry_run, refusals
+        self._observer, self._recorder, self._clock, self._stamps = observer, recorder, clock, stamps
+        self._metadata = metadata
+        self._frames: dict[str, CameraFrame] = {}
+        self._joints: JointSample | None = None
+        self._words = _Words()
+        self._gripper: float | None = None
+        self._second = -1e9
+        self._said: State | None = None
+        self._asking = _Asking(
+            foresight_steps=int(metadata.get("foresight_steps", 0)),
+            execute_steps=robot.policy.execute_steps or int(metadata.get("execute_steps", 1)),
+        )
+
+    # --- from outside -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            TransportError: If the transport cannot.
+        """
+        self.transport.start(self.mailbox)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Tick at 100 Hz until `until()`; the arm is stopped and disarmed at the end, whatever happens."""
+        due = self._clock()
+        try:
+            while not until():
+                now = self._clock()
+                if now < due:
+                    time.sleep(due - now)
+                    continue
+                self.report.tick(now - due)
+                self.tick(now)
+                # After a pause the missed ticks are not made up for: the gate sees the gap itself.
+                due = due + TICK_S if now - due < TICK_S else now + TICK_S
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Disarm and hang up."""
+        self.gate.disarm(self._clock())
+        self._say_state(force=True)
+        self.transport.close()
+        self.policy.close()
+
+    def tick(self, now_s: float) -> None:
+        """One turn of the loop."""
+        self.gate.on_clock(self._stamps(), now_s)
+        self._deliver(self.mailbox.take(), now_s)
+        self._answered(now_s)
+        self._ask(now_s)
+        trajectory = self.gate.tick(now_s)
+        if trajectory is not None:
+            self.report.sent(trajectory, now_s)
+            if not self.dry_run:
+                self.transport.send_trajectory(trajectory)
+        self._send_gripper()
+        if self._recorder is not None:
+            self._recorder.tick(now_s, self)
+        self._say_state()
+        if now_s - self._second >= 1.0:
+            self._second = now_s
+            self._every_second(now_s)
+
+    # --- what came ------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, mail: Mail, now_s: float) -> None:
+        gate = self.gate
+        for mode, received_s in mail.modes:
+            gate.on_mode(mode, received_s)
+        for sample in mail.joints:
+            self._joints = sample
+            gate.on_joints(sample)
+            self.report.heard("joints", sample.received_s)
+        for frame in mail.frames:
+            self._frames[frame.camera] = frame
+            gate.on_frame(frame)
+            self.report.heard(f"camera {frame.camera}", frame.received_s)
+        for role, message, received_s in mail.bad:
+            gate.on_bad_message(role, message, received_s)
+        for text, received_s in mail.instructions:
+            self._obey(text, received_s)
+        for call in mail.calls:
+            try:
+                call.answer(*self.command(call.name, call.value, now_s))
+            except ForeActError as problem:
+                call.answer(False, str(problem))
+
+    def _obey(self, text: str, now_s: float) -> None:
+        """New words; the same words again begin anew."""
+        self._words = _Words(text, self._words.id + 1, now_s)
+        self._asking.asked_step = self._asking.seen_step = None
+        self.watch.reset()
+        self.gate.on_instruction(self._words.id, now_s)
+        self.policy.ask(self._question("reset", {}, now_s, observed_s=now_s))
+
+    def command(self, name: str, value: bool, now_s: float) -> tuple[bool, str]:
+        """What an operator asks for; whether it was done, and a sentence."""
+        if name == "arm" and value:
+            reasons = list(self._refusals) or self.gate.arm(now_s)
+            return (False, "not armed: " + "; ".join(reasons)) if reasons else (True, "armed")
+        if name in ("disarm", "arm"):
+            self.gate.disarm(now_s)
+            return True, "disarmed"
+        if name == "stop":
+            self.gate.stop(now_s, "the operator asked for it")
+            return True, "stopping"
+        return False, f"no command {name!r}; known are arm, disarm, stop"
+
+    # --- the policy -----------------------------------------------------------------------------------------------------
+
+    def warm_up(self, count: int = 20, timeout_s: float = 60.0) -> list[float]:
+        """Ask for so many plans before anything moves; how long each took [s].
+
+        Needs joints and a frame of every camera, so the transport must have been started.
+
+        Raises:
+            ForeActError: If nothing is seen in time, or the policy fails.
+        """
+        end = self._clock() + timeout_s
+        while not self._sees():
+            if self._clock() > end:
+                raise ForeActError(f"nothing to show the policy after {timeout_s:g} s: {', '.join(self._unseen())}")
+            self._deliver(self.mailbox.take(), self._clock())
+            time.sleep(TICK_S)
+        took: list[float] = []
+        while len(took) < count:
+            now = self._clock()
+            self._deliver(self.mailbox.take(), now)
+            answers = self.policy.answers()
+            for answer in answers:
+                if answer.error:
+                    raise ForeActError(f"the policy failed while it warmed up: {answer.error}")
+                took.append(answer.took_s)
+            if not self.policy.busy:
+                self.policy.ask(self._question("plan", self._seen_now("warm up", foresight=True), now))
+            if now > end:
+                raise ForeActError(f"the policy gave {len(took)} of {count} plans in {timeout_s:g} s; it is too slow")
+            time.sleep(0.001)
+        self.policy.ask(self._question("reset", {}, self._clock(), observed_s=self._clock()))
+        self.gate.on_warmup(took)
+        self.gate.on_identity({name: str(self._metadata.get(name, "")) for name in ("checkpoint", "contract_hash")})
+        return took
+
+    def _sees(self) -> bool:
+        return not self._unseen()
+
+    def _unseen(self) -> list[str]:
+        missing = [f"no picture of camera {name}" for name in self._observer.cameras if name not in self._frames]
+        return missing + (["no joint states"] if self._joints is None else [])
+
+    def _ask(self, now_s: float) -> None:
+        """Show the policy what it has to see by now."""
+        gate, asking = self.gate, self._asking
+        if not self.policy.alive:
+            gate.on_policy_lost(now_s, "the connection to the policy is closed")
+            return
+        gate.on_policy_alive(now_s)
+        if not self._words.text or not self._sees():
+            return
+        if gate.state is State.RUNNING:
+            self._ask_running(gate.step, now_s)
+            return
+        if gate.state is State.READY and asking.started != self._words.id:
+            asking.started = self._words.id
+            gate.start(now_s, self._words.id)
+        if gate.waits_for_chunk and not self.policy.busy and now_s - asking.asked_s >= _ASK_AGAIN_S:
+            # From rest the past is of no use: what happened meanwhile was not the policy's doing.
+            self.policy.ask(self._question("reset", {}, now_s, observed_s=now_s))
+            self._send("plan", gate.step, now_s)
+
+    def _ask_running(self, step: int, now_s: float) -> None:
+        asking = self._asking
+        if step == asking.seen_step:
+            return
+        plan = asking.asked_step is None or step - asking.asked_step >= asking.execute_steps
+        if plan and self.policy.busy:
+            return  # asked at the first step at which it is free
+        self._see(step)
+        asking.seen_step = step
+        self._send("plan" if plan else "observe", step, now_s)
+
+    def _send(self, kind: Any, step: int, now_s: float) -> None:
+        asking = self._asking
+        if kind == "plan":
+            asking.plans += 1
+            asking.asked_step, asking.asked_s = step, now_s
+        every = self.robot.policy.foresight_every
+        foresight = kind == "plan" and asking.foresight_steps > 0 and every > 0 and asking.plans % every == 0
+        self.policy.ask(self._question(kind, self._seen_now(self._words.text, foresight=foresight), now_s, step=step))
+
+    def _question(
+        self, kind: Any, request: Mapping[str, Any], now_s: float, *, step: int | None = None,
+        observed_s: float | None = None,
+    ) -> Question:  # fmt: skip
+        asking = self._asking
+        asking.sequence += 1
+        step = self.gate.step if step is None else step
+        if observed_s is None:
+            observed_s = max(frame.received_s for frame in self._frames.values())
+        extra = {"kind": kind, "sequence": asking.sequence, "instruction_id": self._words.id, "step": step}
+        return Question(
+            kind=kind, request={**request, **extra}, step=step, observed_s=observed_s, instruction_id=self._words.id,
+            asked_s=now_s,
+        )  # fmt: skip
+
+    def _seen_now(self, text: str, *, foresight: bool) -> dict[str, Any]:
+        assert self._joints is not None
+        images = self._observer.images(self._frames)
+        gripper = self.gate.gripper_command
+        return {
+            **{f"image/{name}": image for name, image in images.items()},
+            "state": self._observer.state(self._joints, gripper),
+            "prompt": text,
+            "anchor": np.asarray(self.gate.target(self.gate.step), np.float64),
+            "gripper_command": gripper,
+            "foresight": foresight,
+        }
+
+    def _see(self, step: int) -> None:
+        """Compare what is seen with what was expected of this step."""
+        self.report.foresight = self.watch.see(step, self._observer.images(self._frames))
+
+    def _answered(self, now_s: float) -> None:
+        for answer in self.policy.answers():
+            if answer.error:
+                self.gate.on_policy_lost(now_s, answer.error)
+            elif answer.question.kind == "plan" and answer.question.instruction_id == self._words.id:
+                self._planned(answer, now_s)
+
+    def _planned(self, answer: Answer, now_s: float) -> None:
+        question, reply = answer.question, answer.reply or {}
+        self.report.planned(answer)
+        if reply.get("refused"):
+            self.gate.on_bad_message("policy", str(reply["refused"]), now_s)
+            return
+        chunk = ActionChunk(
+            sequence=int(question.request["sequence"]),
+            instruction_id=question.instruction_id,
+            observed_s=question.observed_s,
+            step=question.step,
+            joint_position=reply.get("joint_position"),  # type: ignore[arg-type]  # the gate judges what it is
+            gripper=reply.get("gripper"),  # type: ignore[arg-type]
+            inference_s=answer.took_s,
+        )
+        self.gate.on_chunk(chunk, now_s)
+        predicted = {
+            key.removeprefix("foresight/"): np.asarray(value)
+            for key, value in reply.items()
+            if key.startswith("foresight/")
+        }
+        if predicted:
+            now = {name: question.request[f"image/{name}"] for name in predicted}
+            self.watch.expect(question.step + self._asking.foresight_steps, predicted, now)
+            stamp = max(frame.stamp_s for frame in self._frames.values())
+            self.transport.send_foresight(predicted, stamp)
+
+    # --- what goes out --------------------------------------------------------------------------------------------------
+
+    def _send_gripper(self) -> None:
+        if self.gate.state is not State.RUNNING or self.dry_run:
+            return
+        command = self.gate.gripper_command
+        if command != self._gripper:
+            self._gripper = command
+            self.transport.send_gripper(command)
+
+    def _say_state(self, force: bool = False) -> None:
+        if force or self.gate.state is not self._said:
+            self._said = self.gate.state
+            last = self.gate.log.last(1)
+            self.transport.send_state(self.gate.state, last[0] if last else None)
+
+    def _every_second(self, now_s: float) -> None:
+        graph = self.transport.graph()
+        self.gate.on_graph(graph, now_s)
+        self.transport.send_diagnostics(self.report.lines(self, graph, now_s))
+        self._say_state(force=True)

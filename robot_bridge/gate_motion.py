@@ -1,0 +1,229 @@
+"""The arm's motion under the gate: policy steps, the scheduler's targets, the limiter's plan, and the leash.
+
+Shape legend: N joints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreact.robot_bridge.causes import Cause, Finding
+from foreact.robot_bridge.gate_settings import GateSettings
+from foreact.robot_bridge.kinematics import Kinematics
+from foreact.robot_bridge.limiter import Limiter
+from foreact.robot_bridge.limits import RobotLimits
+from foreact.robot_bridge.types import ActionChunk, Trajectory
+
+Array = NDArray[np.float64]
+
+_RELAX_RAD_S = 0.2
+_RELAXED_RAD = 0.002
+
+
+class TargetSource(Protocol):
+    """What the gate needs of `foreact.robot_bridge.scheduler.Scheduler`; steps are policy steps, real numbers."""
+
+    def add(self, chunk: ActionChunk, step_now: float, position: Array | None = None) -> Any:
+        """Take a chunk; None, or why not: an enum with a name that `gate.REFUSALS` knows."""
+        ...
+
+    def target(self, step: float) -> tuple[Array, float] | None:
+        """Joints (N,) [rad] and gripper command; None where there is no plan."""
+        ...
+
+    def flush(self, step_now: float | None = None, instruction_id: int | None = None) -> None:
+        """Drop everything."""
+        ...
+
+    def reset(self) -> None:
+        """As new."""
+        ...
+
+
+class Motion:
+    """Knows which policy step it is and moves the plan on."""
+
+    def __init__(self, limits: RobotLimits, settings: GateSettings, scheduler: TargetSource):
+        self.settings, self.scheduler, self._limits = settings, scheduler, limits
+        self.kinematics = Kinematics(limits)
+        self.limiter = Limiter(
+            limits,
+            tick_s=settings.tick_s,
+            lead_ticks=settings.lead_ticks,
+            speed_fraction=settings.speed_fraction,
+            soft_margin_rad=settings.soft_margin_rad,
+            kinematics=self.kinematics,
+        )
+        self.gripper_command = 1.0
+        self.observed_s: float | None = None
+        """Of the newest chunk that was taken."""
+        self.running = False
+        self._period_s = settings.period_s
+        self._step0, self._step0_s = 0, 0.0
+        window = max(1, round(settings.clip_window_s / settings.tick_s))
+        self._clips: deque[bool] = deque([False] * window, maxlen=window)
+        self._clipped = 0
+        self.clipped: dict[str, int] = {}
+        """Ticks that were kept from their target, by what kept them."""
+        self._leash_since_s: float | None = None
+        self._held_at: list[float] | None = None
+        self._speed = getattr(scheduler, "speed", None)
+
+    # ---- steps -------------------------------------------------------------------------------------------------------
+
+    def step_at(self, now_s: float) -> float:
+        """Policy steps, a real number; stands still while the arm is not led."""
+        if not self.running:
+            return float(self._step0)
+        return self._step0 + max(0.0, now_s - self._step0_s) / self._period_s
+
+    def planned_step(self) -> float:
+        """The policy step of the plan's frontier: what comes before can no longer be changed."""
+        return self.step_at(self.limiter.time_of(self.limiter.frontier))
+
+    def target(self, step: float, now_s: float) -> Array:
+        """Where the policy has led, or leads, the arm at a step (N,) [rad]; where it rests if nothing leads."""
+        found = self.scheduler.target(step) if self.running else None
+        return np.array(self.limiter.end) if found is None else found[0]
+
+    # ---- beginning and ending ----------------------------------------------------------------------------------------
+
+    def anchor(self, q: Sequence[float], now_s: float) -> None:
+        """The arm rests at joints (N,) [rad]: everything begins anew from there, at step 0."""
+        self.limiter.reset(np.asarray(q, np.float64), now_s)
+        self.running, self.observed_s = False, None
+        self._step0 = 0
+        self._leash_since_s = self._held_at = None
+        self.scheduler.reset()
+        self.scheduler.flush(0.0)
+        self._forget_clips()
+
+    def begin(self, now_s: float) -> None:
+        """From now on the arm is led; the plan's frontier is at the step that was waited for."""
+        self.limiter.catch_up(now_s)
+        self.running = True
+        self._leash_since_s = self._held_at = None
+        self._step0_s = self.limiter.time_of(self.limiter.frontier)
+        self._forget_clips()
+
+    def end(self, instruction_id: int | None = None) -> None:
+        """Nothing leads the arm any more: the plan runs into its brake, the step count waits at the next whole step."""
+        if self.running:
+            self._step0 = math.ceil(self.planned_step() - 1e-9)
+            self.running = False
+        self.observed_s = None
+        self.scheduler.flush(float(self._step0), instruction_id)
+
+    def _forget_clips(self) -> None:
+        self._clips.extend([False] * len(self._clips))
+        self._clipped = 0
+
+    # ---- each tick ---------------------------------------------------------------------------------------------------
+
+    def advance(self, now_s: float) -> Finding | None:
+        """Move the plan on as far as it should reach; what is wrong with where it is led, if anything is."""
+        limiter = self.limiter
+        limiter.catch_up(now_s)
+        for _ in range(limiter.missing(now_s)):
+            step = self.step_at(limiter.time_of(limiter.frontier + 1))
+            found = self.scheduler.target(step)
+            if found is None:
+                return Finding(Cause.EXHAUSTED, "nothing is left of the last chunk")
+            target, gripper = found
+            here = limiter.state(limiter.frontier)[0]
+            wanted = target.tolist()
+            problem = self._jump(wanted, here)
+            if problem:
+                return Finding(Cause.DISCONTINUITY, problem)
+            limiter.extend(wanted, self._rate(step, target))
+            self.gripper_command = gripper
+            self._count_clip()
+        if 2 * self._clipped > 0 and self._clipped > self.settings.clip_fraction * len(self._clips):
+            part = self._clipped / len(self._clips)
+            why = f"{100 * part:.0f} % of the last ticks were kept from targets beyond the limits"
+            return Finding(Cause.OUT_OF_RANGE, why)
+        return None
+
+    def idle(self, now_s: float) -> None:
+        """Nothing leads: what the arm does by now is settled."""
+        self.limiter.catch_up(now_s)
+
+    def relax(self, measured: Sequence[float], now_s: float) -> bool:
+        """Lead the command slowly to where the arm was held when it came to rest; whether there is still way to go."""
+        limiter = self.limiter
+        if self._held_at is None:
+            bounds = zip(measured, limiter.position_low, limiter.position_high, strict=True)
+            self._held_at = [min(max(x, low), high) for x, low, high in bounds]
+        limiter.catch_up(now_s)
+        for _ in range(limiter.missing(now_s)):
+            here = limiter.state(limiter.frontier)[0]
+            # where the way is not free, it stays as near as it can
+            done = all(abs(x - y) < _RELAXED_RAD for x, y in zip(self._held_at, here, strict=True))
+            if done or limiter.clipped == "workspace":
+                self._held_at = None
+                return False
+            ahead = _RELAX_RAD_S / 10.0  # a target so far ahead pulls at about this rate
+            wanted = [y + min(max(x - y, -ahead), ahead) for x, y in zip(self._held_at, here, strict=True)]
+            limiter.extend(wanted, [0.0] * len(wanted))
+        return True
+
+    def _rate(self, step: float, target: Array) -> list[float]:
+        if self._speed is not None:
+            speed = self._speed(step)
+            return [0.0] * len(target) if speed is None else speed.tolist()
+        later = self.scheduler.target(step + 0.01)
+        if later is None:
+            return [0.0] * len(target)
+        return ((later[0] - target) / (0.01 * self._period_s)).tolist()
+
+    def _count_clip(self) -> None:
+        why = self.limiter.clipped
+        if why:
+            self.clipped[why] = self.clipped.get(why, 0) + 1
+        clipped = why in ("joint limit", "workspace")
+        self._clipped += clipped - self._clips[0]
+        self._clips.append(clipped)
+
+    def _jump(self, target: Sequence[float], here: Sequence[float]) -> str:
+        """Whether the target is too far from the command to be approached."""
+        far_rad, far_m = self._distance(target, here, self.settings.jump_rad, self.settings.jump_m)
+        if far_rad > self.settings.jump_rad or far_m > self.settings.jump_m:
+            return f"a target {far_rad:.3f} rad and {1000 * far_m:.0f} mm from the command"
+        return ""
+
+    def _distance(self, a: Sequence[float], b: Sequence[float], least_rad: float, least_m: float):
+        """Largest joint distance [rad] and TCP distance [m]; the latter is 0 where it is surely below `least_m`."""
+        far_rad = bound = 0.0
+        for x, y, reach in zip(a, b, self.kinematics.reach_m, strict=True):
+            d = abs(x - y)
+            far_rad = d if d > far_rad else far_rad
+            bound += d * reach
+        if bound <= least_m:
+            return far_rad, 0.0
+        return far_rad, math.dist(self.kinematics.position(a), self.kinematics.position(b))
+
+    def leash(self, measured: Sequence[float], now_s: float) -> Finding | None:
+        """Whether the arm has been too far from its command for too long."""
+        limits = self._limits
+        command = self.limiter.command(now_s)
+        far_rad, far_m = self._distance(measured, command, limits.leash_rad, limits.leash_m)
+        if far_rad <= limits.leash_rad and far_m <= limits.leash_m:
+            self._leash_since_s = None
+            return None
+        if self._leash_since_s is None:
+            self._leash_since_s = now_s
+        if now_s - self._leash_since_s < self.settings.leash_s - 1e-9:
+            return None
+        return Finding(
+            Cause.LEASH, f"the arm is {far_rad:.3f} rad and {1000 * far_m:.0f} mm from where it is commanded to be"
+        )
+
+    def trajectory(self, now_s: float, observed_s: float | None) -> Trajectory:
+        """The plan as a message."""
+        return self.limiter.trajectory(now_s, observed_s)
