@@ -14,15 +14,15 @@ Shape legend: K rows, N joints.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreact.robot_bridge.limits import RobotLimits
-from foreact.vla.errors import ConfigError
+from foreact.vla.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     import mujoco
@@ -52,6 +52,22 @@ class IkSettings:
     there."""
     iterations: int = 12
     """Steps per row, at most."""
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, float]) -> IkSettings:
+        """From the `ik:` part of a robot file.
+
+        Raises:
+            ConfigError: If a name is unknown, or a value is not a positive number.
+        """
+        known = [f.name for f in fields(cls)]
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigError(f"no setting ik.{name}; {did_you_mean(name, known)}")
+            if not value > 0:
+                raise ConfigError(f"ik.{name} must be a positive number, found {value!r}")
+        whole = {"iterations": int(values["iterations"])} if "iterations" in values else {}
+        return cls(**{**values, **whole})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
-"""From a robot file to a bridge that is ready to run: limits, gate, transport, policy, all compared with one another."""
+"""From a robot file to a bridge that is ready to run: limits, gate, transport, policy, all compared."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def assemble(
     recorder: Any = None,
     dry_run: bool = False,
     refusals: tuple[str, ...] = (),
+    stamps: Callable[[], float] = time.time,
 ) -> Bridge:
     """Connect the policy, compare its contract with the robot's, and put the parts together; nothing moves.
 
@@ -89,6 +91,7 @@ def assemble(
         recorder: Gets every observation and command.
         dry_run: Commands are made and shown, never sent.
         refusals: Reasons known beforehand why this robot may not be armed here.
+        stamps: The clock that headers are stamped with [s].
 
     Raises:
         ForeActError: If the server cannot be reached, or what it requires is not what the robot offers.
@@ -114,8 +117,9 @@ def assemble(
             lease=ArmLease(robot.name),
         )
         return Bridge(
-            stated, gate, transport, policy, observer, metadata, recorder=recorder, dry_run=dry_run, refusals=refusals
-        )
+            stated, gate, transport, policy, observer, metadata, recorder=recorder, dry_run=dry_run, refusals=refusals,
+            stamps=stamps,
+        )  # fmt: skip
     except BaseException:
         policy.close()
         raise

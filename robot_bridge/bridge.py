@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,8 +27,12 @@ from foreact.robot_bridge.transport import Transport
 from foreact.robot_bridge.types import ActionChunk, CameraFrame, JointSample, State
 from foreact.vla.errors import ForeActError
 
+if TYPE_CHECKING:
+    from foreact.robot_bridge.record_bridge import BridgeRecorder
+
 TICK_S = 0.01
 _ASK_AGAIN_S = 0.2
+_PLANS_KEPT = 16
 
 
 @dataclass
@@ -83,7 +87,7 @@ class Bridge:
         observer: Observer,
         metadata: Mapping[str, Any],
         *,
-        recorder: Any = None,
+        recorder: BridgeRecorder | None = None,
         dry_run: bool = False,
         refusals: tuple[str, ...] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -93,10 +97,13 @@ class Bridge:
         self.mailbox = Mailbox()
         self.report = Report(robot, metadata)
         self.watch = ForesightWatch()
+        self.taken_over = False
+        """Whether a person leads the arm at present."""
         self.dry_run, self._refusals = dry_run, refusals
         self._observer, self._recorder, self._clock, self._stamps = observer, recorder, clock, stamps
         self._metadata = metadata
         self._frames: dict[str, CameraFrame] = {}
+        self._actions: dict[int, np.ndarray] = {}
         self._joints: JointSample | None = None
         self._words = _Words()
         self._gripper: float | None = None
@@ -119,19 +126,29 @@ class Bridge:
 
     def run(self, until: Callable[[], bool]) -> None:
         """Tick at 100 Hz until `until()`; the arm is stopped and disarmed at the end, whatever happens."""
-        due = self._clock()
         try:
-            while not until():
-                now = self._clock()
-                if now < due:
-                    time.sleep(due - now)
-                    continue
-                self.report.tick(now - due)
-                self.tick(now)
-                # After a pause the missed ticks are not made up for: the gate sees the gap itself.
-                due = due + TICK_S if now - due < TICK_S else now + TICK_S
+            self.loop(until)
         finally:
             self.close()
+
+    def loop(self, until: Callable[[], bool]) -> None:
+        """Tick at 100 Hz until `until()`; what comes at the end is the caller's."""
+        due = self._clock()
+        while not until():
+            now = self._clock()
+            if now < due:
+                time.sleep(due - now)
+                continue
+            self.report.tick(now - due)
+            self.tick(now)
+            # After a pause the missed ticks are not made up for: the gate sees the gap itself.
+            due = due + TICK_S if now - due < TICK_S else now + TICK_S
+
+    def stand_down(self) -> None:
+        """Disarm and leave the topics; the policy stays connected, `start` begins to listen again."""
+        self.gate.disarm(self._clock())
+        self._say_state(force=True)
+        self.transport.close()
 
     def close(self) -> None:
         """Disarm and hang up."""
@@ -139,6 +156,9 @@ class Bridge:
         self._say_state(force=True)
         self.transport.close()
         self.policy.close()
+        if self._recorder is not None:
+            self._recorder.close()
+        self.gate.log.close()
 
     def tick(self, now_s: float) -> None:
         """One turn of the loop."""
@@ -168,10 +188,14 @@ class Bridge:
         for sample in mail.joints:
             self._joints = sample
             gate.on_joints(sample)
+            if self._recorder is not None:
+                self._recorder.joints(sample)
             self.report.heard("joints", sample.received_s)
         for frame in mail.frames:
             self._frames[frame.camera] = frame
             gate.on_frame(frame)
+            if self._recorder is not None:
+                self._recorder.frame(frame)
             self.report.heard(f"camera {frame.camera}", frame.received_s)
         for role, message, received_s in mail.bad:
             gate.on_bad_message(role, message, received_s)
@@ -204,16 +228,44 @@ class Bridge:
             return True, "stopping"
         return False, f"no command {name!r}; known are arm, disarm, stop"
 
+    @property
+    def words(self) -> str:
+        """The instruction in force."""
+        return self._words.text
+
+    @property
+    def words_id(self) -> int:
+        """One more with every instruction."""
+        return self._words.id
+
+    def executed_action(self) -> np.ndarray | None:
+        """(A,) of the policy's contract: what is executed in the present step, by the newest chunk in it."""
+        source = self.gate.motion.scheduler.source(self.gate.step)
+        actions = None if source is None else self._actions.get(source.sequence)
+        return None if source is None or actions is None else actions[min(source.row, len(actions) - 1)]
+
     # --- the policy -----------------------------------------------------------------------------------------------------
 
-    def warm_up(self, count: int = 20, timeout_s: float = 60.0) -> list[float]:
+    def warm_up(
+        self,
+        count: int = 20,
+        timeout_s: float = 60.0,
+        shown: tuple[Mapping[str, CameraFrame], JointSample] | None = None,
+    ) -> list[float]:
         """Ask for so many plans before anything moves; how long each took [s].
 
-        Needs joints and a frame of every camera, so the transport must have been started.
+        Needs joints and a frame of every camera, so the transport must have been started, or they are `shown` here:
+        they go to the policy alone, and are forgotten afterwards.
 
         Raises:
             ForeActError: If nothing is seen in time, or the policy fails.
         """
+        if shown is not None:
+            self._frames, self._joints = dict(shown[0]), shown[1]
+            try:
+                return self.warm_up(count, timeout_s)
+            finally:
+                self._frames, self._joints = {}, None
         end = self._clock() + timeout_s
         while not self._sees():
             if self._clock() > end:
@@ -341,6 +393,10 @@ class Bridge:
             inference_s=answer.took_s,
         )
         self.gate.on_chunk(chunk, now_s)
+        if "actions" in reply:
+            self._actions[chunk.sequence] = np.asarray(reply["actions"])
+            while len(self._actions) > _PLANS_KEPT:
+                self._actions.pop(min(self._actions))
         predicted = {
             key.removeprefix("foresight/"): np.asarray(value)
             for key, value in reply.items()

@@ -72,7 +72,13 @@ class Report:
 
     def lines(self, bridge: Bridge, graph: Sequence[TopicReport], now_s: float) -> list[DiagnosticLine]:
         """All statuses."""
-        return [self._gate(bridge), self._policy(bridge), self._loop(), *self._topics(graph, now_s), self._watch(bridge)]
+        return [
+            self._gate(bridge),
+            self._policy(bridge),
+            self._loop(),
+            *self._topics(graph, now_s),
+            self._watch(bridge),
+        ]
 
     def _name(self, what: str) -> str:
         return f"foreact {self._robot.name}: {what}"
@@ -127,9 +133,7 @@ class Report:
             }
             values |= {} if age is None else {"age ms": f"{1e3 * age:.0f}"}
             values |= {} if rate is None else {"rate Hz": f"{rate:.1f}"}
-            out.append(
-                DiagnosticLine(name=self._name(topic.role), level=level, message=problem or "ok", values=values)
-            )
+            out.append(DiagnosticLine(name=self._name(topic.role), level=level, message=problem or "ok", values=values))
         return out
 
     def _watch(self, bridge: Bridge) -> DiagnosticLine:

@@ -62,6 +62,10 @@ class Robot(_Part):
     output: Literal["joint_trajectory", "action", "servo_twist"] = "joint_trajectory"
     """JointTrajectory messages, the FollowJointTrajectory action (rclpy only), or TwistStamped for MoveIt Servo."""
     policy: PolicyLink = PolicyLink()
+    posture: tuple[float, ...] | None = None
+    """Joints [rad] that inverse kinematics leans towards where a pose leaves a choice; None: those it starts from."""
+    ik: Mapping[str, float] = Field(default_factory=dict)
+    """See `foreact.robot_bridge.arm_ik.IkSettings`."""
     gate: Mapping[str, Any] = Field(default_factory=dict)
     """See `foreact.robot_bridge.gate_settings.GateSettings`."""
     scheduler: Mapping[str, Any] = Field(default_factory=dict)
@@ -92,7 +96,6 @@ class Robot(_Part):
             "workspace_high_base": self.workspace_high_base,
         }
         return load_limits(self.limits).changed(**{name: value for name, value in own.items() if value is not None})
-
 
     def topic_names(self) -> TopicNames:
         """Every topic of this robot.

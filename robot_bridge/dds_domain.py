@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Any
 
-from foreact.robot_bridge.network import NetworkScope, Range, is_loopback
+from foreact.robot_bridge.network import NetworkScope, Range, cyclonedds_settings, is_loopback
 from foreact.robot_bridge.transport_errors import TransportError
 
 _lock = threading.Lock()
@@ -29,7 +29,8 @@ def domain_settings(scope: NetworkScope, uri: str = "") -> str:
         return uri
     near = scope.range is not Range.SUBNET
     general = "<AllowMulticast>false</AllowMulticast>" if near else ""
-    if near and all(is_loopback(peer) for peer in scope.static_peers):
+    chosen = any("<networkinterface" in text.lower() for _, text in cyclonedds_settings(uri))
+    if near and not chosen and all(is_loopback(peer) for peer in scope.static_peers):
         # Beyond what rmw_cyclonedds does: from other machines nothing is even received. Nodes of rmw_cyclonedds with
         # the range LOCALHOST are found all the same, since they announce themselves to 127.0.0.1; and cyclonedds 11
         # would ignore what they send there if it had chosen another interface.

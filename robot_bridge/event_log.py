@@ -14,6 +14,7 @@ from foreact.vla.errors import ForeActError
 
 _KEPT = 1000
 _WAITING = 4096
+_MAX_BYTES = 256 << 20
 
 
 class EventLogError(ForeActError):
@@ -77,10 +78,16 @@ class EventLog:
         self._thread.join(timeout_s)
 
     def _write(self, file, waiting: queue.Queue[Event | None]) -> None:
+        written = 0
         with file:
             while (event := waiting.get()) is not None:
+                line = json.dumps(asdict(event), default=str) + "\n"
+                written += len(line)
+                if written > _MAX_BYTES:  # somebody floods us; memory still has the newest
+                    self.lost += 1
+                    continue
                 try:
-                    file.write(json.dumps(asdict(event), default=str) + "\n")
+                    file.write(line)
                     if waiting.empty():
                         file.flush()
                 except (OSError, ValueError):

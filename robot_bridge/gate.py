@@ -83,9 +83,9 @@ class Gate:
         """Whether motion was asked for."""
         self._hold_s = 0.0
         self._rest_s = math.inf
-        """Since when the arm rests, waiting for a chunk."""
+        """When the arm came to rest and all was well: no chunk of an older observation is taken."""
         self._clear_s: float | None = None
-        self._relaxing = False
+        self._relaxing = self._yielding = False
         self._finding: Finding | None = None
         """What an event of this tick demands."""
 
@@ -104,7 +104,7 @@ class Gate:
         self.motion.anchor(self.watches.joints.position, now_s)
         self.chunks.reset()
         self.watches.reset()
-        self._wanted, self._finding, self._relaxing = False, None, False
+        self._wanted, self._finding, self._relaxing, self._yielding = False, None, False, False
         self._tick_s, self._rest_s = now_s, now_s
         self._enter(now_s, State.READY, Cause.OPERATOR, "armed")
         return []
@@ -242,8 +242,8 @@ class Gate:
         if found.instruction_id != self._instruction_id or found.observed_s < self._instruction_s:
             self._log(now_s, "refused", "", "a chunk for other words", step=found.step)
             return
-        waiting = self.state in (State.READY, State.HOLD)
-        if self.state is not State.RUNNING and not (waiting and self._wanted and found.observed_s >= self._rest_s):
+        awaited = self.state is State.RUNNING or (self.state in (State.READY, State.HOLD) and self._wanted)
+        if not awaited or found.observed_s < self._rest_s:
             self._log(now_s, "refused", "", "a chunk that was not waited for", step=found.step)
             return
         age = now_s - found.observed_s
@@ -335,10 +335,14 @@ class Gate:
     def tick(self, now_s: float) -> Trajectory | None:
         """Look at everything, once per `tick_s`; what is to be sent now."""
         late = now_s - self._tick_s - self.settings.tick_s
-        self._tick_s = now_s
+        forward = now_s >= self._tick_s
+        self._tick_s = now_s if forward else self._tick_s
         self._n_ticks += 1
         if self.state in (State.DISARMED, State.FAULT):
             self._finding = None
+            return None
+        if not forward:
+            self._fault(self._tick_s, Finding(Cause.CLOCK_JUMP, "the steady clock ran backwards", fault=True))
             return None
         if late > self.settings.late_tick_s:
             self.late_ticks += 1
@@ -379,7 +383,7 @@ class Gate:
         if self.state is not State.HOLD:
             self._hold_s = now_s
         self._rest_s, self._clear_s = math.inf, None
-        self._relaxing = finding.cause is Cause.LEASH
+        self._relaxing = self._relaxing or finding.cause is Cause.LEASH
         self._enter(now_s, State.HOLD, finding.cause, finding.message)
 
     def _holding(self, now_s: float, finding: Finding | None) -> None:
@@ -389,8 +393,9 @@ class Gate:
             self._log(now_s, "warning", finding.cause, finding.message)
         if finding is not None:
             self._clear_s, self._rest_s = None, math.inf
-        if self._relaxing and motion.limiter.resting(now_s):
-            self._relax(now_s)
+        if self._relaxing and finding is None and (self._yielding or motion.limiter.resting(now_s)):
+            # The command goes to where the arm is held, so that nothing leaps when it is let go.
+            self._relaxing = self._yielding = motion.relax(self.watches.joints.position, now_s)
         at_rest = motion.limiter.resting(now_s) and not self._relaxing
         if finding is None and at_rest and self._clear_s is None:
             self._clear_s, self._rest_s = now_s, now_s
@@ -400,10 +405,6 @@ class Gate:
             what = "lasted" if self._clear_s is None else "was over, but no chunk came,"
             message = f"the HOLD {what} for more than {self.settings.hold_limit_s:g} s"
             self._fault(now_s, Finding(self._cause or Cause.OPERATOR, message, fault=True))
-
-    def _relax(self, now_s: float) -> None:
-        """The command goes to where the arm is held, so that nothing leaps when it is let go."""
-        self._relaxing = self.motion.relax(self.watches.joints.position, now_s)
 
     def _message(self, now_s: float) -> Trajectory | None:
         if self.state is State.FAULT or self._n_ticks % self.settings.send_every:

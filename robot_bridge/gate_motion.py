@@ -56,6 +56,7 @@ class Motion:
             limits,
             tick_s=settings.tick_s,
             lead_ticks=settings.lead_ticks,
+            slack_ticks=settings.lead_ticks - settings.send_every,
             speed_fraction=settings.speed_fraction,
             soft_margin_rad=settings.soft_margin_rad,
             kinematics=self.kinematics,

@@ -31,9 +31,9 @@ Array = NDArray[np.float64]
 Floats = list[float]
 Six = tuple[float, float, float, float, float, float]
 
-_MARGIN = 0.97
-"""Of the limits, used when a motion is chosen; the whole of them when it is checked. What lies between is for the
-curve between two ticks."""
+_V_MARGIN, _A_MARGIN, _J_MARGIN = 0.97, 0.94, 0.8
+"""Of the limits, used when a motion is chosen; the whole of them when it is checked. What lies between is for the curve
+between two ticks, and for a controller that joins a message between two of its points."""
 _TCP_MARGIN = 0.95
 _STIFFNESS = 18.0
 """1/s: how fast the motion closes in on its target; critically damped."""
@@ -46,6 +46,7 @@ class Limiter:
         limits: The arm.
         tick_s: Grid of the plan [s].
         lead_ticks: Settled ticks ahead; a message that comes later than that finds the arm braking already.
+        slack_ticks: Of these, how many a message may be under way: nothing that is nearer is changed any more.
         speed_fraction: Part of the joint velocity limits that is used.
         soft_margin_rad: The command stays so far inside the position limits.
 
@@ -59,11 +60,13 @@ class Limiter:
         *,
         tick_s: float = 0.01,
         lead_ticks: int = 4,
+        slack_ticks: int = 2,
         speed_fraction: float = 0.25,
         soft_margin_rad: float = 0.1,
         kinematics: Kinematics | None = None,
     ):
         self.limits, self.tick_s, self.lead_ticks = limits, tick_s, lead_ticks
+        self._slack_ticks = min(max(slack_ticks, 1), lead_ticks)
         self.kinematics = kinematics or Kinematics(limits)
         self.brake = Brake(tick_s, limits.stop_s - lead_ticks * tick_s)
         low = [x + soft_margin_rad for x in limits.position_low]
@@ -76,7 +79,7 @@ class Limiter:
         self.velocity = [min(speed_fraction * v, s) for v, s in zip(limits.velocity, stoppable, strict=True)]
         n = len(low)
         joints = [
-            (_MARGIN * v, _MARGIN * a, _MARGIN * j * tick_s, lo, hi)
+            (_V_MARGIN * v, _A_MARGIN * a, _J_MARGIN * j * tick_s, lo, hi)
             for v, a, j, lo, hi in zip(self.velocity, limits.acceleration, limits.jerk, low, high, strict=True)
         ]
         self._joints = joints
@@ -152,12 +155,13 @@ class Limiter:
         return max(0, self.tick_at(now_s) + self.lead_ticks - self._frontier)
 
     def catch_up(self, now_s: float) -> None:
-        """What the arm is doing by now cannot be chosen any more: settle it."""
-        first = self.tick_at(now_s) + 1
+        """What the arm does before a message could reach it cannot be chosen any more: settle it."""
+        first = self.tick_at(now_s) + self._slack_ticks
         while self._frontier < first:
-            nearest = first - self._frontier
-            if nearest > self.brake.ticks + 1:  # at rest for long
-                self._settle_at(first - 1, self.end, list(self._rest), list(self._rest))
+            stopped = self._frontier + self.brake.ticks
+            if first > stopped + 1:  # at rest for long
+                self._settle_at(stopped, self.end, list(self._rest), list(self._rest))
+                self._settle_at(first - 1, self._q, self._v, self._a)
                 continue
             q, v, a = self.state(self._frontier + 1)
             rest = self._tail

@@ -44,12 +44,16 @@ class Mail:
 
 
 class Mailbox:
-    """Implements `foreact.robot_bridge.transport.Inbox`."""
+    """Implements `foreact.robot_bridge.transport.Inbox`.
 
-    def __init__(self) -> None:
+    Args:
+        frames: Pictures, and joint samples, that are kept between two looks.
+    """
+
+    def __init__(self, frames: int = _FRAMES) -> None:
         self._lock = threading.Lock()
-        self._frames: deque[CameraFrame] = deque(maxlen=_FRAMES)
-        self._joints: deque[JointSample] = deque(maxlen=_FRAMES)
+        self._frames: deque[CameraFrame] = deque(maxlen=frames)
+        self._joints: deque[JointSample] = deque(maxlen=frames)
         self._modes: deque[tuple[RobotMode, float]] = deque(maxlen=_EVENTS)
         self._instructions: deque[tuple[str, float]] = deque(maxlen=_EVENTS)
         self._bad: deque[tuple[str, str, float]] = deque(maxlen=_EVENTS)

@@ -85,7 +85,7 @@ def _unpack(message: Any, what: str, size: tuple[int, int]) -> tuple[np.ndarray,
 
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        check_size((height, width), size, what)
+        check_size((int(height), int(width)), size, what)
         return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True), "jpeg"
     except ValueError as error:
         raise BadMessage(f"{what} sends a damaged JPEG: {error!s:.100}") from error

@@ -124,6 +124,24 @@ def is_loopback(peer: str) -> bool:
         return peer.lower() == "localhost"
 
 
+def cyclonedds_settings(uri: str) -> list[tuple[str, str]]:
+    """The pieces of CYCLONEDDS_URI, each with where it comes from.
+
+    Raises:
+        ConfigError: If a file that it names cannot be read.
+    """
+    found = []
+    for part in _parts(uri):
+        if part.startswith("<"):
+            found.append(("CYCLONEDDS_URI", part))
+            continue
+        path = Path(part.removeprefix("file://"))
+        if not path.is_file() or path.stat().st_size > _MAX_URI_BYTES:
+            raise ConfigError(f"CYCLONEDDS_URI names {part!r:.200}, which is no readable file of settings")
+        found.append((f"CYCLONEDDS_URI ({path})", path.read_text(encoding="utf-8", errors="replace")))
+    return found
+
+
 def _choice(env: Mapping[str, str], name: str, known: list[str]) -> str:
     value = env.get(name, "")
     if value and value not in known:
@@ -142,14 +160,7 @@ def _domain(text: str) -> int:
 def _beyond(uri: str) -> list[str]:
     """What CYCLONEDDS_URI, a list of files and pieces of XML, opens."""
     found = []
-    for part in _parts(uri):
-        if part.startswith("<"):
-            text, name = part, "CYCLONEDDS_URI"
-        else:
-            path = Path(part.removeprefix("file://"))
-            if not path.is_file() or path.stat().st_size > _MAX_URI_BYTES:
-                raise ConfigError(f"CYCLONEDDS_URI names {part!r:.200}, which is no readable file of settings")
-            text, name = path.read_text(encoding="utf-8", errors="replace"), f"CYCLONEDDS_URI ({path})"
+    for name, text in cyclonedds_settings(uri):
         for value in re.findall(r"<AllowMulticast>\s*([^<\s]*)\s*</AllowMulticast>", text, re.IGNORECASE):
             if value.lower() != "false":
                 found.append(f"{name} allows multicast ({value:.20})")

@@ -68,12 +68,21 @@ class Observer:
         self._T_world_base = origin_matrix(robot.T_world_base)
         self.cameras = tuple(self.adapter.resize)
 
+    @classmethod
+    def of_robot(cls, robot: Robot) -> Observer:
+        """For whoever wants all that the robot offers, such as a recorder."""
+        return cls(robot, Kinematics(robot.arm()), robot.contract)
+
     def images(self, frames: Mapping[str, CameraFrame]) -> dict[str, np.ndarray]:
         """Camera -> (H, W, 3) uint8 in the policy's sizes."""
         return {name: resize_frame(frames[name].image, *size) for name, size in self.adapter.resize.items()}
 
     def state(self, joints: JointSample, gripper_command: float) -> np.ndarray:
         """(S,) float32 in the policy's order."""
+        return self.adapter.state(self.robot_state(joints, gripper_command)).astype(np.float32)
+
+    def robot_state(self, joints: JointSample, gripper_command: float) -> np.ndarray:
+        """(S,) float64 of the robot's own contract."""
         known = _Known(joints, gripper_command, self.T_world_tcp(joints.position))
         parts = [np.asarray(_FIELDS[field.name](known), np.float64) for field in self._robot.contract.state]
         for field, part in zip(self._robot.contract.state, parts, strict=True):
@@ -82,7 +91,7 @@ class Observer:
                     f"robot {self._robot.name}: state field {field.name!r} has {part.shape[0]} numbers on this arm, "
                     f"its contract says {field.size}"
                 )
-        return self.adapter.state(np.concatenate([np.zeros(0), *parts])).astype(np.float32)
+        return np.concatenate([np.zeros(0), *parts])
 
     def T_world_tcp(self, q: np.ndarray) -> np.ndarray:
         """(4, 4) pose of the tool centre point for joints (N,) [rad]."""

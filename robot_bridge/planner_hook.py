@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from foreact.robot_bridge.arm_actions import ChunkRefused
+from foreact.robot_bridge.arm_ik import IkSettings
 from foreact.robot_bridge.arm_planner import ArmTargets
 from foreact.robot_bridge.config import load_robot
 from foreact.robot_bridge.kinematics import origin_matrix
@@ -28,7 +29,10 @@ def robot_hook(config: str) -> Callable[[Contract], ToJoints]:
     robot = load_robot(config)
 
     def make(contract: Contract) -> ToJoints:
-        arm = ArmTargets(contract, robot.arm(), origin_matrix(robot.T_world_base), robot.period_s)
+        arm = ArmTargets(
+            contract, robot.arm(), origin_matrix(robot.T_world_base), robot.period_s, robot.posture,
+            IkSettings.from_mapping(robot.ik),
+        )  # fmt: skip
 
         def to_joints(observation: Observation, plan: Plan, anchor: Anchor) -> dict[str, Any]:
             actions = plan.actions[0]

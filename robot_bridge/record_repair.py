@@ -85,7 +85,7 @@ def _copy(source: IO[bytes], target: IO[bytes], name: str, report: MendReport) -
             writer = make_writer(target, "zstd")
             writer.start(record.profile, record.library)
         elif writer is None:
-            raise BagError(f"{name} does not begin as an MCAP file; it cannot be mended")
+            raise _nothing(name)
         elif isinstance(record, Schema) and record.id not in schemas:
             schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
             names[record.id] = record.name
@@ -113,7 +113,7 @@ def _copy(source: IO[bytes], target: IO[bytes], name: str, report: MendReport) -
         elif isinstance(record, Attachment):
             writer.add_attachment(record.create_time, record.log_time, record.name, record.media_type, record.data)
     if writer is None:
-        raise BagError(f"{name} does not begin as an MCAP file; it cannot be mended")
+        raise _nothing(name)
     information = bag_metadata(name, list(topics.values()), times)
     writer.add_metadata("rosbag2", {"serialized_metadata": metadata_text(information)})
     writer.finish()
@@ -151,6 +151,10 @@ def _whole_records(source: IO[bytes], report: MendReport) -> Iterator[Any]:
             ended = True  # what follows is the index; an index that was cut off is made anew
         elif not ended:
             yield record
+
+
+def _nothing(name: str) -> BagError:
+    return BagError(f"{name} does not begin as an MCAP file: nothing in it can be kept. Remove its folder.")
 
 
 def _profiles(text: str) -> list[dict[str, Any]]:

@@ -92,7 +92,6 @@ class RobotRecorder:
         self._next: dict[str, int] = {}
         """Topic -> the number of its next picture, to see what was lost."""
         self._going: Recording | None = None
-        self._bag: McapRecorder | None = None
         self._recording = False
         self._closed = False
         self._words = ""
@@ -114,10 +113,10 @@ class RobotRecorder:
         return self._recording
 
     def begin(self, instruction: str = "", name: str | None = None, meta: Mapping[str, Any] | None = None) -> str:
-        """Begin a recording; its name, after which episode and bag are called.
+        """Begin a recording; its name, after which episode and bag are called. Does not wait for the disk.
 
         Raises:
-            ForeActError: If one is going on, the name is taken, or the bag cannot be made.
+            ForeActError: If one is going on, or the name is taken.
         """
         if self._recording:
             raise ForeActError("a recording is going on; end it before the next one begins")
@@ -126,10 +125,9 @@ class RobotRecorder:
             raise ForeActError(f"the store {self._recorder.path} already has an episode {name!r}; choose another name")
         if instruction:
             self._words = short(instruction)
-        self._bag = self._make_bag(name) if self._bags is not None else None
         self._going = Recording(
             self._recorder,
-            self._bag,
+            None if self._bags is None else partial(self._make_bag, self._bags / name),
             name,
             meta or {},
             self.settings,
@@ -162,16 +160,17 @@ class RobotRecorder:
             self._queue.append(end)
             self._changed.notify()
         end.done.wait()
-        result = end.result
-        if self._bag is not None:
-            report = self._bag.close()
+        result, going = end.result, self._going
+        assert going is not None
+        if going.bag is not None:
+            report = going.bag.close()
             if result is not None:
                 result.bag = report
                 result.notices += [report.problem] * bool(report.problem)
         if end.error is not None:
             raise end.error
-        assert result is not None and self._going is not None
-        for writer in self._going.saved:
+        assert result is not None
+        for writer in going.saved:
             writer.wait()
             result.episodes.append(writer.name)
         return result
@@ -242,13 +241,13 @@ class RobotRecorder:
         with self._changed:
             self._dropped[topic] += self._recording
 
-    def _make_bag(self, name: str) -> McapRecorder:
-        assert self._bags is not None
+    def _make_bag(self, folder: Path) -> McapRecorder:
         settings = self.settings
-        topic_map = self.topics.topic_map(settings.max_age_s, settings.speed_scale).encode()
+        oldest_s = settings.oldest_s(self.contract.rate_hz)
+        topic_map = self.topics.topic_map(oldest_s, settings.speed_scale).encode()
         contract = self.contract.to_yaml().encode()
         bag = McapRecorder(
-            self._bags / name,
+            folder,
             attachments={
                 "contract.yaml": ("application/yaml", contract),
                 "topics.yaml": ("application/yaml", topic_map),

@@ -46,6 +46,10 @@ class RecordSettings:
     joints: tuple[str, ...] = ()
     """Names of the joints in the order of `JointSample`, for the bag; none: joints are not kept there."""
 
+    def oldest_s(self, rate_hz: float) -> float:
+        """`max_age_s`, or more where the steps are longer than that: an action is in force for its whole step."""
+        return max(self.max_age_s, 1.5 / (rate_hz * self.speed_scale))
+
 
 @dataclass(kw_only=True)
 class Recorded:
@@ -97,7 +101,7 @@ class Recording:
 
     Args:
         store: Takes the episodes.
-        bag: Takes the messages, if there is one.
+        make_bag: Makes the bag that takes the messages; None: there is none.
         name, meta: Of the episode.
         settings, topics: See there.
         offset_ns: Added to the steady clock for times since 1970.
@@ -108,7 +112,7 @@ class Recording:
     def __init__(
         self,
         store: Recorder,
-        bag: McapRecorder | None,
+        make_bag: Callable[[], McapRecorder] | None,
         name: str,
         meta: Mapping[str, Any],
         settings: RecordSettings,
@@ -117,18 +121,20 @@ class Recording:
         state_of: Callable[[JointSample, float], np.ndarray] | None,
         on_saved: Callable[[str], None] | None,
     ) -> None:
-        self._bag, self._settings, self._topics, self._offset_ns = bag, settings, topics, offset_ns
+        self._make_bag, self._settings, self._topics, self._offset_ns = make_bag, settings, topics, offset_ns
+        self.bag: McapRecorder | None = None
+        """Once the recording has begun."""
         self._state_of, self._on_saved = state_of, on_saved
-        self._line: InLine[tuple[str, Any]] = InLine(round(settings.settle_s * NS))
+        self._line: InLine[tuple[str, Any, int | None]] = InLine(round(settings.settle_s * NS))
         self._rate_hz = store.contract.rate_hz * settings.speed_scale
         self._ticks: LiveResampler[Any] = LiveResampler(
-            topics.needed, self._rate_hz, settings.max_age_s, kept=(topics.instruction,)
+            topics.needed, self._rate_hz, settings.oldest_s(store.contract.rate_hz), kept=(topics.instruction,)
         )
         self._used = {*topics.needed, topics.instruction}
         self._grid: int | None = None
         """Time of the first action: the others stand on a grid from there."""
-        self._last_command: tuple[int, Command] | None = None
-        """The last action that came, with its time."""
+        self._last_command: tuple[int, int, Command] | None = None
+        """The last action that came, with its time, and that of its grid."""
         self._held = self._steps_held = 0
         """Steps for which none came: since that one, and in all."""
         self._still = np.concatenate([np.full(f.size, not f.relative) for f in store.contract.action] or [[]])
@@ -148,22 +154,29 @@ class Recording:
         self.saved: list[EpisodeWriter] = []
 
     def begin(self, words: str, at_ns: int) -> None:
-        """The instruction that is in force from the start, if any."""
+        """Open the bag, and note the instruction that is in force from the start, if any."""
+        if self._make_bag is not None:
+            try:
+                self.bag = self._make_bag()
+            except ForeActError as error:
+                self._notice("bag", str(error))
         if words:
             self.take(Take(self._topics.instruction, at_ns, words))
 
     def take(self, item: Take) -> None:
         """A message, which waits for its turn."""
         time_ns = item.time_ns + self._offset_ns
-        self._line.put(self._on_grid(time_ns) if isinstance(item.value, Command) else time_ns, (item.topic, item.value))
+        if isinstance(item.value, Command):
+            time_ns = self._on_grid(time_ns)
+        self._line.put(time_ns, (item.topic, item.value, self._grid))
 
     def settle(self, now_ns: int | None) -> None:
         """Record what has waited long enough; everything, if `now_ns` is None."""
         now_ns = None if now_ns is None else now_ns + self._offset_ns
-        for time_ns, (topic, value) in self._line.take(now_ns):
+        for time_ns, (topic, value, grid) in self._line.take(now_ns):
             self._hold_until(time_ns)
-            if isinstance(value, Command):
-                self._last_command, self._held = (time_ns, value), 0
+            if isinstance(value, Command) and grid is not None:
+                self._last_command, self._held = (time_ns, grid, value), 0
             self._handle(topic, time_ns, value)
 
     def finish(self, how: str, meta: Mapping[str, Any], dropped: Counter[str]) -> Recorded:
@@ -184,9 +197,9 @@ class Recording:
         """Where a step passed without an action, none was executed: record that, not the action before it again."""
         if self._last_command is None:
             return
-        since_ns, command = self._last_command
-        while (place := self._place(self._step(since_ns) + self._held + 1)) < time_ns:
-            if place - since_ns > self._settings.max_age_s * NS:
+        since_ns, grid, command = self._last_command
+        while (place := self._place(grid, self._step(grid, since_ns) + self._held + 1)) < time_ns:
+            if place - since_ns > self._settings.oldest_s(self._rate_hz / self._settings.speed_scale) * NS:
                 return  # the action's age will end the episode
             self._held += 1
             self._steps_held += 1
@@ -236,11 +249,11 @@ class Recording:
         self._notice(type(error).__name__, f"recording: {error!r:.200}")
 
     def _write(self, topic: str, kind: str, data: bytes, time_ns: int, stamp_s: float | None = None) -> None:
-        if self._bag is None or not data:
+        if self.bag is None or not data:
             return
         try:
             best_effort = kind in (messages.IMAGE, messages.JOINTS)
-            self._bag.topic(
+            self.bag.topic(
                 topic,
                 kind,
                 OfferedQos(
@@ -251,7 +264,7 @@ class Recording:
         except ForeActError as error:
             self._notice(topic, str(error))
             return
-        self._bag.write(topic, data, time_ns, None if stamp_s is None else round(stamp_s * NS))
+        self.bag.write(topic, data, time_ns, None if stamp_s is None else round(stamp_s * NS))
 
     def _joint_state(self, sample: JointSample) -> bytes:
         names = list(self._settings.joints)
@@ -268,16 +281,16 @@ class Recording:
         """Steps begin a period apart: the little by which threads miss that would take or double an action here."""
         if self._grid is None:
             self._grid = due_ns
-        place = self._place(self._step(due_ns))
+        place = self._place(self._grid, self._step(self._grid, due_ns))
         if abs(due_ns - place) > _SNAP * NS / self._rate_hz:
             self._grid = place = due_ns  # a pause, or another clock
         return place
 
-    def _step(self, time_ns: int) -> int:
-        return round((time_ns - (self._grid or 0)) * self._rate_hz / NS)
+    def _step(self, grid: int, time_ns: int) -> int:
+        return round((time_ns - grid) * self._rate_hz / NS)
 
-    def _place(self, step: int) -> int:
-        return (self._grid or 0) + round(step * (NS / self._rate_hz))  # as the ticks are rounded
+    def _place(self, grid: int, step: int) -> int:
+        return grid + round(step * (NS / self._rate_hz))  # as the ticks are rounded
 
     def _silence_s(self, topic: str, time_ns: int) -> float:
         silence_s = (time_ns - self._arrived.get(topic, time_ns)) / NS

@@ -55,9 +55,9 @@ class ReplaySettings:
 
     def __post_init__(self) -> None:
         bounds = {
-            "period_s": (1e-3, 10.0), "steps": (1, 10_000_000), "tick_s": (1e-3, self.period_s), "plan_every": (1, 1000),
+            "period_s": (1e-3, 10.0), "tick_s": (1e-3, self.period_s), "steps": (1, 10**7), "plan_every": (1, 1000),
             "latency_low_s": (0.0, 60.0), "latency_high_s": (self.latency_low_s, 60.0), "loss": (0.0, 1.0),
-            "reorder": (0.0, 1.0), "held_s": (0.0, 60.0), "duplicate": (0.0, 1.0), "change_every": (0, 10_000_000),
+            "reorder": (0.0, 1.0), "held_s": (0.0, 60.0), "duplicate": (0.0, 1.0), "change_every": (0, 10**7),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
@@ -110,7 +110,7 @@ class _Letter:
     chunk: ActionChunk = field(compare=False)
 
 
-class _Post:
+class Post:
     """Delivers chunks late, twice, in the wrong order or not at all."""
 
     def __init__(self, settings: ReplaySettings):
@@ -145,7 +145,7 @@ class _Replay:
 
     def __init__(self, wishes: Wishes, scheduler: Scheduler, settings: ReplaySettings, acceleration: Array):
         self.wishes, self.scheduler, self.settings = wishes, scheduler, settings
-        self.post, self.report = _Post(settings), ReplayReport()
+        self.post, self.report = Post(settings), ReplayReport()
         self.random = np.random.default_rng([settings.seed, 2])
         self.bound = acceleration * settings.tick_s**2
         self.position = wishes.start()
@@ -172,9 +172,9 @@ class _Replay:
             if step > asked and step % s.plan_every == 0:
                 asked = step
                 self.ask(step, now)
+            self.follow(time)
             for chunk in self.post.due(now):
                 self.receive(chunk, time, now)
-            self.follow(time)
         report.simulated_s = s.steps * s.period_s
         report.refused = dict(self.refused)
         if self.latencies:

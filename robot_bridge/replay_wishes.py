@@ -32,7 +32,6 @@ class Wishes(Protocol):
         ...
 
 
-@dataclass
 class Recorded:
     """Follows a path of joints.
 
@@ -86,7 +85,7 @@ class Wandering:
 
     def chunk(self, step: int, anchor: Array, instruction_id: int) -> tuple[Array, Array]:
         """See `Wishes`."""
-        steps = np.arange(step, step + self.rows + 1)
+        steps = np.arange(step, step + self.rows + 1, dtype=np.float64)
         path, gripper = self._path(steps, instruction_id)
         rows = path[1:] + _coming_back(anchor - path[0], self.rows)
         return rows + _drifting(self._random, rows, self.disagreement_rad), gripper[1:]
@@ -100,9 +99,12 @@ class Wandering:
         return self.start() + self.reach_rad * np.sin(phase), np.where(np.sin(phase[:, 0] * 0.7) > 0, 1.0, -1.0)
 
 
-def _coming_back(gap: Array, rows: int, keeps: float = 0.7) -> Array:
-    """(K, N): a gap (N,) that each row shortens to `keeps` of the row before."""
-    return keeps ** np.arange(1, rows + 1)[:, None] * gap
+def _coming_back(gap: Array, rows: int, keeps: float = 0.7, at_most_rad: float = 0.02) -> Array:
+    """(K, N): a gap (N,) that each row shortens to `keeps` of the row before, but not faster than `at_most_rad`."""
+    out = np.empty((rows, len(gap)))
+    for row in range(rows):
+        gap = out[row] = gap - np.clip((1.0 - keeps) * gap, -at_most_rad, at_most_rad)
+    return out
 
 
 def _drifting(random: np.random.Generator, rows: Array, noise: float) -> Array:

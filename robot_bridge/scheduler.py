@@ -269,25 +269,34 @@ class Scheduler:
         if self.settings.mode == "ensemble":
             return self._average(new, times, knots, gripper)
         # Rows under way or committed are kept; a row ends one step after it began.
-        frozen = math.ceil(now - new.origin + self.settings.commit_steps - _TINY)
         overlap = min(int(plan.path.end - new.origin + _TINY), len(gripper))
-        weights = soft_mask(len(gripper), frozen, overlap)[:, None]
-        knots[1:] += weights * (plan.positions(times[1:]) - knots[1:])
-        for row in range(min(frozen, overlap)):
+        frozen = min(math.ceil(now - new.origin + self.settings.commit_steps - _TINY), overlap)
+        if overlap > 0:
+            ahead = plan.positions(times[1:]) - knots[1:]
+            ahead[overlap:] = ahead[overlap - 1]  # an old plan that ends too soon is faded out all the same
+            reach = min(max(overlap, frozen + self._rows(ahead[max(frozen, 1) - 1])), len(gripper))
+            knots[1:] += soft_mask(len(gripper), frozen, reach)[:, None] * ahead
+        for row in range(frozen):
             gripper[row] = plan.gripper[plan.row(times[row])]
         return Path(new.origin, knots), gripper
 
     def _average(self, new: _Placed, times: Array, knots: Array, gripper: Array) -> tuple[Path, Array]:
-        """Each row becomes the weighted mean of all chunks that reach it, the gripper what most weight is for."""
+        """Each row becomes the weighted mean of all chunks that reach it, the gripper what most weight is for.
+
+        A chunk that has ended keeps its last distance from the newest for `blend_steps`, with falling weight: the mean
+        would leap where it drops out.
+        """
         chunks = [old for old in self._history if old.end >= times[1] - _TINY] + [new]
         chunks = chunks[-self.settings.ensemble_chunks :]
-        # Older chunks end earlier, so the oldest that reaches a row is i = 0 there; the factor cancels in the mean.
-        weights = ensemble_weights(len(chunks), self.settings.ensemble_decay)
-        reach = np.stack([times[1:] <= c.end + _TINY for c in chunks])
-        share = weights[:, None] * reach
+        share = ensemble_weights(len(chunks), self.settings.ensemble_decay)[:, None] * np.ones(len(gripper))
+        ahead = np.empty((len(chunks), *knots[1:].shape))
+        for i, chunk in enumerate(chunks):
+            past = np.clip((times[1:] - chunk.end - _TINY) / self.settings.blend_steps, 0.0, 1.0)
+            share[i] *= (1.0 - past) ** 2 * (1.0 + 2.0 * past)
+            until = np.minimum(times[1:], chunk.end)
+            ahead[i] = chunk.path.positions(until) - new.path.positions(until)
         share /= share.sum(axis=0)
-        rows = np.stack([c.path.positions(times[1:]) for c in chunks])
-        knots[1:] = np.einsum("ck,ckn->kn", share, rows)
+        knots[1:] += np.einsum("ck,ckn->kn", share, ahead)
         places = [np.clip((times[:-1] - c.origin + 0.5).astype(int), 0, len(c.chunk.gripper) - 1) for c in chunks]
         vote = sum(w * _signs(c.chunk)[i] for w, c, i in zip(share, chunks, places, strict=True))
         return Path(new.origin, knots), np.where(np.abs(vote) < _TINY, gripper, np.sign(vote))
@@ -299,6 +308,18 @@ class Scheduler:
             return settings.blend_steps
         half = 0.5 * np.asarray(settings.acceleration) * self.period_s**2
         return min(max(settings.blend_steps, fade_length(gap, gap_speed, half)), settings.max_blend_steps)
+
+    def _rows(self, gap: Array) -> int:
+        """Rows over which the soft mask takes a gap back.
+
+        Over n rows its largest step is about 2.6 / (n + 1) of the gap; a row that steps by x accelerates by up to 6 x.
+        """
+        settings = self.settings
+        if settings.acceleration is None:
+            return math.ceil(settings.blend_steps)
+        half = 0.5 * np.asarray(settings.acceleration) * self.period_s**2
+        rows = float((2.6 * 6.0 * np.abs(gap) / half).max()) - 1.0
+        return math.ceil(min(max(settings.blend_steps, rows), settings.max_blend_steps))
 
     def _end_run(self, now: float) -> None:
         if self._plan is not None:

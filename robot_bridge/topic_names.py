@@ -110,6 +110,12 @@ class TopicNames(_Part):
     gripper_closed_m: float = 0.0
     joint_states: str = "/joint_states"
     trajectory: str = "/joint_trajectory_controller/joint_trajectory"
+    action: str = "/joint_trajectory_controller/follow_joint_trajectory"
+    """With `output: action`, instead of `trajectory`."""
+    twist: str = "/servo_node/delta_twist_cmds"
+    """With `output: servo_twist`, instead of `trajectory`."""
+    base_frame: str = "base_link"
+    """Name of the base frame of the limits file, in headers of twists."""
     gripper: str = "/gripper_controller/commands"
     """std_msgs/msg/Float64MultiArray: a position [m] per finger; empty: no gripper is commanded."""
     mode: ModeTopic | None = ModeTopic()

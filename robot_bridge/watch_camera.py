@@ -12,7 +12,7 @@ from foreact.robot_bridge.causes import Cause, Finding
 from foreact.robot_bridge.gate_settings import CameraRule, GateSettings
 from foreact.robot_bridge.types import CameraFrame
 from foreact.robot_bridge.watch import milliseconds
-from foreact.robot_bridge.watch_clock import ClockWatch
+from foreact.robot_bridge.watch_clock import ClockWatch, StampOrder
 
 
 class CameraWatch:
@@ -22,6 +22,7 @@ class CameraWatch:
         self.rule, self._settings, self._clock = rule, settings, clock
         self._hold_s = max(settings.camera_hold_s, settings.camera_hold_frames / rule.rate_hz)
         self._encoding = rule.encoding
+        self._order = StampOrder(clock, settings.future_s)
         self.reset()
         self.newest: CameraFrame | None = None
         """The last picture that was taken for good."""
@@ -43,17 +44,9 @@ class CameraWatch:
             return
         if self._told:
             self._contract = ""
-        previous = self.newest
-        if previous is not None and frame.stamp_s < previous.stamp_s:
-            self._stamps = f"stamped {previous.stamp_s - frame.stamp_s:.3f} s before the one before it"
-            if frame.stamp_s < previous.stamp_s - 1.0:
-                self.newest = None  # the clock was set back: later ones count from here
+        self._stamps = self._order.problem(frame.stamp_s, frame.received_s)
+        if self._stamps:
             return
-        age = self._clock.age_s(frame.stamp_s, frame.received_s)
-        if age is not None and not age >= -self._settings.future_s:
-            self._stamps = f"stamped {-age:.3f} s in the future"
-            return
-        self._stamps = ""
         self.newest = frame
         self._look_for_freezing(frame, joints)
 

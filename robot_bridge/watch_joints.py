@@ -11,7 +11,7 @@ from foreact.robot_bridge.causes import Cause, Finding
 from foreact.robot_bridge.gate_settings import GateSettings
 from foreact.robot_bridge.types import JointSample
 from foreact.robot_bridge.watch import milliseconds
-from foreact.robot_bridge.watch_clock import ClockWatch
+from foreact.robot_bridge.watch_clock import ClockWatch, StampOrder
 
 
 class JointWatch:
@@ -19,6 +19,7 @@ class JointWatch:
 
     def __init__(self, n_joints: int, settings: GateSettings, clock: ClockWatch):
         self._n, self._settings, self._clock = n_joints, settings, clock
+        self._order = StampOrder(clock, settings.future_s)
         self.newest: JointSample | None = None
         """The last one that can be used."""
         self.position: list[float] = []
@@ -34,19 +35,11 @@ class JointWatch:
         self._bad = self._problem(sample)
         if self._bad:
             return self._bad
-        previous = self.newest
-        if previous is not None and sample.stamp_s < previous.stamp_s:
+        self._bad = self._order.problem(sample.stamp_s, sample.received_s)
+        if self._bad:
             self._bad_cause = Cause.STAMPS
-            self._bad = f"stamped {previous.stamp_s - sample.stamp_s:.3f} s before the one before it"
-            if sample.stamp_s < previous.stamp_s - 1.0:
-                self.newest = None
             return self._bad
-        age = self._clock.age_s(sample.stamp_s, sample.received_s)
-        if age is not None and not age >= -self._settings.future_s:
-            self._bad_cause = Cause.STAMPS
-            self._bad = f"stamped {-age:.3f} s in the future"
-            return self._bad
-        self._before, self.newest = previous, sample
+        self._before, self.newest = self.newest, sample
         self.position = sample.position.tolist()
         if sample.gripper_width_m is not None and math.isfinite(sample.gripper_width_m):
             self._gripper_s = sample.received_s

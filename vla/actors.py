@@ -185,7 +185,14 @@ def checkpoint_sha256(folder: Path) -> str:
 
 
 def load_checkpoint_actor(
-    folder: Path, *, device: str = "cpu", execute_steps: int | None = None, batch_size: int | None = None
+    folder: Path,
+    *,
+    device: str = "cpu",
+    execute_steps: int | None = None,
+    batch_size: int | None = None,
+    precision: str = "float32",
+    graphs: bool = False,
+    compiled: bool = False,
 ) -> Actor:
     """The policy in a checkpoint folder, ready to act. Imports torch.
 
@@ -193,7 +200,10 @@ def load_checkpoint_actor(
         folder: What `foreact train` wrote.
         device: Where it runs.
         execute_steps: Actions of a plan executed before the next; None: as the policy's config says.
-        batch_size: Rows of every pass of the network, see `StreamingActor`.
+        batch_size: Rows of every pass of the network, see `StreamingActor`; so for the rest.
+        precision: What most of the network is computed in.
+        graphs: Whether to replay CUDA graphs.
+        compiled: Whether to go through `torch.compile`.
 
     Raises:
         ForeActError: If the folder is not a checkpoint, is damaged, or needs a device that is not there.
@@ -204,7 +214,9 @@ def load_checkpoint_actor(
 
     policy = load_policy(folder)
     merge_lora(policy)
-    return StreamingActor(policy, execute_steps=execute_steps, device=device, batch_size=batch_size)
+    return StreamingActor(
+        policy, execute_steps, device, batch_size, precision=precision, graphs=graphs, compiled=compiled
+    )
 
 
 def check_plan(actor: Actor, plan: Plan, n: int) -> np.ndarray:

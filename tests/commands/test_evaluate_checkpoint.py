@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,58 @@ def test_the_demo_runs_with_any_checkpoint(tmp_path: Path, capsys: pytest.Captur
     assert len(read_results(tmp_path / "demo" / "results.json").tasks) == 8
     shown = capsys.readouterr().out
     assert "all tasks" in shown and str(tmp_path / "demo" / "report.html") in shown
+
+
+def test_how_a_checkpoint_is_run_reaches_the_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _checkpoint(tmp_path / "mine")
+    found = {}
+    for name, words in (
+        ("plain", []), ("static", ["graphs=true"]), ("half", ["precision=bfloat16"]),
+        ("halves", ["precision=bfloat16", "graphs=true", "workers=1"]),
+    ):  # fmt: skip
+        out = tmp_path / name
+        assert run(app, ["evaluate", f"checkpoint={folder}", *WORDS, f"out={out}", *words]) == 0, name
+        foresight = read_results(out / "results.json").foresight
+        assert foresight is not None
+        found[name] = foresight.cameras[ALL_CAMERAS].model_dump()
+    capsys.readouterr()
+    assert found["half"] != found["plain"] and found["halves"] != found["plain"], "rounding shows in the pictures"
+    for other in found.values():
+        assert {k: v for k, v in other.items() if isinstance(v, float)} == pytest.approx(
+            {k: v for k, v in found["plain"].items() if isinstance(v, float)}, rel=0.05, abs=0.05
+        )
+
+    # In another precision it is another evaluation; without any of these settings, folders are as they always were.
+    words = [f"checkpoint={folder}", *WORDS, f"out={tmp_path / 'half'}"]
+    assert run(app, ["evaluate", *words, "precision=float16"]) == 1
+    assert "precision: bfloat16 there, float16 now" in capsys.readouterr().err
+    identity = json.loads((tmp_path / "plain" / "settings.json").read_text())
+    assert not {"precision", "graphs", "compiled"} & identity.keys()
+
+
+def test_compiling_is_asked_for_both_halves_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from foreact.vla.actors import load_checkpoint_actor
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function.__name__) or function)
+    load_checkpoint_actor(_checkpoint(tmp_path / "mine"))
+    assert compiled == []
+    load_checkpoint_actor(tmp_path / "mine", compiled=True)
+    assert compiled == ["_encode_tensors", "_plan_tensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["actor=zero", "precision=bfloat16"], "precision: goes with checkpoint=DIR"),
+        (["url=ws://127.0.0.1:1", "graphs=true", "compiled=true"], "graphs, compiled: goes with checkpoint=DIR"),
+        (["checkpoint=x", "precision=half"], "precision: Input should be 'float32', 'bfloat16' or 'float16'"),
+        (["checkpoint=x", "compiled=maybe"], "compiled: "),
+    ],
+)
+def test_wrong_ways_to_run_are_one_message(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["evaluate", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error

@@ -31,8 +31,8 @@ from foreact.robot_bridge.types import (
 
 pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install 'foreact[robot]'")
 
-from foreact.robot_bridge.dds_domain import domain_settings  # noqa: E402
-from foreact.robot_bridge.dds_transport import DdsRobotSide, DdsTransport  # noqa: E402
+from foreact.robot_bridge.dds_domain import domain_settings
+from foreact.robot_bridge.dds_transport import DdsRobotSide, DdsTransport
 
 SCOPE = NetworkScope(domain_id=103 + os.getpid() % 100)
 NAMES = make_topics({}, [("front", 48, 64), ("wrist", 24, 32)], ("a1", "a2"), ("f1", "f2"))
@@ -422,14 +422,16 @@ def test_one_domain_is_not_opened_in_two_ways(bridge: DdsTransport, box: Box) ->
 
 
 def test_settings_follow_the_range() -> None:
-    near = domain_settings(NetworkScope(), "file:///mine.xml")
+    near = domain_settings(NetworkScope(), "<A/>")
     assert "<AllowMulticast>false</AllowMulticast>" in near and '"127.0.0.1"' in near and 'address="localhost"' in near
-    assert near.endswith(",file:///mine.xml")
+    assert near.endswith(",<A/>")
+    # An interface may be selected only once.
+    assert "NetworkInterface" not in domain_settings(NetworkScope(), "<networkInterface name='lo'/>").split(",")[0]
     peers = domain_settings(NetworkScope(static_peers=("10.0.0.7", 'a"<')))
     assert "NetworkInterface" not in peers and 'address="10.0.0.7"' in peers and "a&quot;&lt;" in peers
     assert "AllowMulticast" not in domain_settings(NetworkScope(range=Range.SUBNET))
     assert f"ros_discovery_off_{os.getpid()}" in domain_settings(NetworkScope(range=Range.OFF))
-    assert domain_settings(NetworkScope(range=Range.SYSTEM_DEFAULT), "x") == "x"
+    assert domain_settings(NetworkScope(range=Range.SYSTEM_DEFAULT), "<A/>") == "<A/>"
 
 
 @pytest.mark.fault("S18", n=200, event="joint states that are whole for DDS and wrong for the robot")

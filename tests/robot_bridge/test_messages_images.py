@@ -44,8 +44,8 @@ def raw(encoding: str = "rgb8", padding: int = 0, claimed: str = "", **changes: 
             data += pixel(encoding, row, column)
         data += [255] * padding
     fields = {
-        "header": SimpleNamespace(stamp=STAMP), "height": H, "width": W, "encoding": claimed or encoding, "is_bigendian": 0,
-        "step": len(pixel(encoding, 0, 0)) * W + padding, "data": array.array("B", data),
+        "header": SimpleNamespace(stamp=STAMP), "height": H, "width": W, "encoding": claimed or encoding,
+        "is_bigendian": 0, "step": len(pixel(encoding, 0, 0)) * W + padding, "data": array.array("B", data),
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **changes})
 

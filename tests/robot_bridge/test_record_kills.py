@@ -18,6 +18,7 @@ from foreact.datasets.formats.rosbag import RosbagSource
 from foreact.datasets.store import Store
 from foreact.datasets.verify import verify_store
 from foreact.robot_bridge.record_crash import CONTRACT, FRAMES, picture, row
+from foreact.robot_bridge.record_mcap import BagError
 from foreact.robot_bridge.record_repair import mend_bag
 
 LONGEST_S = 1.2
@@ -34,6 +35,7 @@ def start(folder: Path, prefix: str) -> subprocess.Popen[str]:
 def kill_many(folder: Path, kills: int, seed: int) -> dict[str, int]:
     chance = random.Random(seed)
     known: set[str] = set()
+    checked: set[str] = set()
     seen = {"acknowledged": 0, "mended": 0, "messages": 0, "open episodes read from bags": 0}
     for kill in range(kills):
         with start(folder, f"k{kill:03d}") as process:
@@ -46,10 +48,17 @@ def kill_many(folder: Path, kills: int, seed: int) -> dict[str, int]:
         store = Store.open(folder / "store")
         assert verify_store(folder / "store").problems == []
         assert known <= set(store.index.names), f"kill {kill}: lost {known - set(store.index.names)}"
-        for name in store.index.names:
+        found = set(store.index.names)
+        for name in sorted(found if kill == kills - 1 else found - checked):
             check(store, name)
-        known |= set(store.index.names)
+        checked |= found
+        known |= found
         for bag in (folder / "bags").glob(f"k{kill:03d}-*"):
+            file = bag / f"{bag.name}_0.mcap"
+            if not file.is_file() or not file.stat().st_size:  # killed as it was made
+                with pytest.raises(BagError, match=r"nothing in it can be kept|one .mcap, found 0"):
+                    mend_bag(bag)
+                continue
             report = mend_bag(bag)
             seen["mended"] += not report.whole_before
             seen["messages"] += report.messages
@@ -79,9 +88,10 @@ def test_killed_while_recording(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.fault(row="D1", n=100, event="the recording process is killed (SIGKILL)")
-def test_killed_a_hundred_times(tmp_path: Path) -> None:
-    seen = kill_many(tmp_path, kills=100, seed=1)
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_killed_a_hundred_times(tmp_path: Path, seed: int) -> None:
+    """Five times twenty."""
+    seen = kill_many(tmp_path, kills=20, seed=seed)
     print(seen)
-    assert seen["acknowledged"] >= 50 and seen["mended"] >= 50
+    assert seen["acknowledged"] >= 10 and seen["mended"] >= 10

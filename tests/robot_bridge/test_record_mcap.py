@@ -1,4 +1,4 @@
-"""Bags as they are written: read by rosbags and mcap, cut off at every record, on a full disk, and behind a slow one."""
+"""Bags as they are written: read by others, cut off in many places, on a full disk, and behind a slow one."""
 
 from __future__ import annotations
 
@@ -105,8 +105,18 @@ def flushed_prefix(tmp_path: Path) -> tuple[bytes, Path]:
     return (tmp_path / "whole" / "whole_0.mcap").read_bytes(), tmp_path / "whole"
 
 
-@pytest.mark.fault(row="D1", n=200, event="a bag that ends anywhere")
+@pytest.mark.fault(row="D1", n=30, event="a bag that ends anywhere")
 def test_a_bag_cut_off_anywhere_is_mended_to_its_last_whole_chunk(tmp_path: Path) -> None:
+    cut_many(tmp_path, 18)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(row="D1", n=300, event="a bag that ends anywhere")
+def test_a_bag_cut_off_in_many_places(tmp_path: Path) -> None:
+    cut_many(tmp_path, 290)
+
+
+def cut_many(tmp_path: Path, places: int) -> None:
     data, whole = flushed_prefix(tmp_path)
     with open(whole / "whole_0.mcap", "rb") as stream:
         index = make_reader(stream).get_summary()
@@ -115,12 +125,11 @@ def test_a_bag_cut_off_anywhere_is_mended_to_its_last_whole_chunk(tmp_path: Path
     with Reader(whole) as reader:
         everything = [(c.topic, t, bytes(d)) for c, t, d in reader.messages()]
     counts = []
-    for i, cut in enumerate(sorted({*np.linspace(60, len(data) - 1, 180, dtype=int).tolist(), *ends, *(e - 1 for e in ends)})):
+    cuts = sorted({*np.linspace(100, len(data) - 1, places, dtype=int).tolist(), *ends, *(end - 1 for end in ends)})
+    for i, cut in enumerate(cuts):
         folder = tmp_path / f"cut{i}"
         folder.mkdir()
         (folder / f"cut{i}_0.mcap").write_bytes(data[:cut])
-        if cut < 100:
-            continue
         report = mend_bag(folder)
         chunks = sum(end <= cut for end in ends)
         assert report.chunks == chunks and report.lost_bytes <= cut
@@ -214,7 +223,7 @@ def test_a_slow_disk_holds_nobody_up_and_drops_are_counted(tmp_path: Path) -> No
         longest = max(longest, time.perf_counter() - before)
     stream.goes_on.set()
     report = bag.close()
-    assert longest < 0.1 and 0 < kept < 200
+    assert longest < 1.0 and 0 < kept < 200  # it would wait for ever if it waited
     assert report.written["/camera"] == kept and report.dropped["/camera"] == 200 - kept
 
 

@@ -219,15 +219,8 @@ def stops_by_itself(trials: int) -> float:
     return worst
 
 
-@pytest.mark.fault("B6", n=30, event="messages cease at a random moment; the arm ends at rest by itself")
 def test_the_arm_stops_by_itself_when_messages_cease() -> None:
     assert stops_by_itself(30) <= 0.3
-
-
-@pytest.mark.slow
-@pytest.mark.fault("B6", n=300, event="messages cease at a random moment; the arm ends at rest by itself")
-def test_the_arm_stops_by_itself_when_messages_cease_300() -> None:
-    assert stops_by_itself(300) <= 0.3
 
 
 def test_a_blocked_joint_stays_while_the_others_go_and_goes_when_released(rig: Rig) -> None:

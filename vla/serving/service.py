@@ -19,7 +19,7 @@ from foreact.vla.actors import check_plan
 from foreact.vla.errors import ForeActError
 from foreact.vla.policy import Actor, Observation, Plan
 from foreact.vla.serving.keys import check_keys, openpi_keys
-from foreact.vla.serving.requests import Anchor, BadRequest, Request, read_request
+from foreact.vla.serving.requests import MAX_SLOTS, Anchor, BadRequest, Request, read_request
 
 PROTOCOL = 1
 """Of what ForeAct adds to both dialects."""
@@ -141,8 +141,8 @@ class PolicyService:
 
     def _own_slots(self, client: _Client, request: Request) -> list[int]:
         """The actor's slots for those of a request, made where new; a new instruction begins without a past."""
-        if len({*client.slots, *request.slots}) > 64:
-            raise BadRequest("one client may have 64 slots; reset those that are done")
+        if len({*client.slots, *request.slots}) > MAX_SLOTS:
+            raise BadRequest(f"one client may have {MAX_SLOTS} slots; reset those that are done")
         fresh = []
         for slot, words in zip(request.slots, request.instructions, strict=True):
             if slot not in client.slots:

@@ -36,7 +36,7 @@ _DECIDES = {
     "videos_per_task",
     "foresight",
 }
-"""Settings that an evaluation may not change when it is resumed."""
+"""Settings that an evaluation may not change when it is resumed; and those of `EvaluateSettings.runtime`."""
 
 
 def main(argv: list[str]) -> None:
@@ -188,9 +188,9 @@ def _identity(
     settings: EvaluateSettings, checkpoint: dict[str, str] | None, versions: dict[str, str]
 ) -> dict[str, Any]:
     """All that the outcome of a rollout, or the existence of its video, depends on."""
-    config = settings.model_dump(mode="json", include=_DECIDES)
+    config = settings.model_dump(mode="json", include=_DECIDES) | settings.runtime
     if settings.url is not None:
-        config["remote"] = settings.remote.model_dump(mode="json", include={"contract", "keys", "image_size"})
+        config["remote"] = settings.remote.model_dump(mode="json", include={"contract", "keys", "image_size", "layout"})
         if checkpoint is None:  # such a server is known by nothing else
             config["url"] = settings.url
     return {**config, "checkpoint_sha256": checkpoint and checkpoint["sha256"], "versions": versions}

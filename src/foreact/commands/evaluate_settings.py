@@ -79,6 +79,7 @@ class Remote(BaseModel):
     contract: Path | None = None
     keys: dict[str, str] = {}
     image_size: PositiveInt | None = None
+    layout: Literal["nested", "flat"] = "nested"
 
 
 class EvaluateSettings(BaseModel):
@@ -98,6 +99,9 @@ class EvaluateSettings(BaseModel):
     batch_size: PositiveInt = 1
     execute_steps: PositiveInt | None = None
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    graphs: bool = False
+    compiled: bool = False
     videos_per_task: NonNegativeInt = 1
     foresight: bool = True
     out: Path | None = None
@@ -125,7 +129,14 @@ class EvaluateSettings(BaseModel):
             raise ValueError("device goes with checkpoint=DIR; an actor=NAME decides itself, a server has its own")
         if self.actor not in (None, REMOTE) and self.execute_steps is not None:
             raise ValueError("execute_steps goes with checkpoint=DIR or a server's url=; an actor=NAME decides itself")
+        if self.actor is not None and self.runtime:
+            raise ValueError(f"{', '.join(self.runtime)}: goes with checkpoint=DIR; an actor=NAME or a server decides")
         return self
+
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """Precision, graphs and compiled, where they are not at their defaults."""
+        return self.model_dump(include={"precision", "graphs", "compiled"}, exclude_defaults=True)
 
     @property
     def name(self) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from foreact.sim.suites import Suite
     from foreact.vla.contract import Contract
     from foreact.vla.policy import Actor
+    from foreact.vla.serving.foreign import ForeignActor
     from foreact.vla.serving.remote import RemoteActor
 
 EXPERT = "expert"
@@ -166,6 +167,7 @@ def load_actor(settings: EvaluateSettings, suite: Suite) -> Actor:
             device=settings.device,
             execute_steps=settings.execute_steps,
             batch_size=settings.batch_size,
+            **settings.runtime,
         )
     if settings.url is not None:
         return connect_remote(settings, public_contract(suite.contract()))
@@ -178,7 +180,7 @@ def load_actor(settings: EvaluateSettings, suite: Suite) -> Actor:
     return expert
 
 
-def connect_remote(settings: EvaluateSettings, offered: Contract) -> RemoteActor:
+def connect_remote(settings: EvaluateSettings, offered: Contract) -> RemoteActor | ForeignActor:
     """The policy behind `url`.
 
     Raises:
@@ -187,7 +189,8 @@ def connect_remote(settings: EvaluateSettings, offered: Contract) -> RemoteActor
     from foreact.vla.contract import Contract
     from foreact.vla.serving.access import read_token
     from foreact.vla.serving.client import ClientSettings
-    from foreact.vla.serving.remote import Foreign, connect_actor
+    from foreact.vla.serving.foreign import Foreign
+    from foreact.vla.serving.remote import connect_actor
 
     assert settings.url is not None
     remote = settings.remote
@@ -203,6 +206,7 @@ def connect_remote(settings: EvaluateSettings, offered: Contract) -> RemoteActor
         contract=None if remote.contract is None else Contract.load(remote.contract),
         keys=remote.keys,
         image_size=remote.image_size,
+        layout=remote.layout,
         execute_steps=settings.execute_steps,
     )
     return connect_actor(settings.url, offered, client, foreign)

@@ -245,6 +245,7 @@ _mount("data", "Look at, check and convert trajectory stores.")
 _mount("sim", "What the simulator is and how it draws here.")
 _mount("bench", "Measure speed.")
 _mount("hub", "Model cards of checkpoints; send them to a model hub and fetch them.")
+_mount("robot", "Drive an arm: gate, simulated robot, recording, and what an operator needs.")
 _mount("study", "Several ways to train, several seeds, one table.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -57,19 +56,20 @@ def run(
 
     def over() -> bool:
         nonlocal shown
-        for event in bridge.gate.log.since(shown):
+        total = bridge.gate.log.kinds.total()
+        for event in bridge.gate.log.last(total - shown):
             print(json.dumps(_as_dict(event)) if as_json else f"{event.state:9} {event.message}", flush=True)
-        shown = bridge.gate.log.total
+        shown = total
         return ended.is_set()
 
     bridge.start()
     try:
         took = bridge.warm_up()
-        print(
+        sentence = (
             f"ready to be armed: {len(took)} warm-up inferences, median {1e3 * sorted(took)[len(took) // 2]:.0f} ms"
-            + ("; dry run: nothing is sent" if dry_run else ""),
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            + ("; dry run: nothing is sent" if dry_run else "")
+        )
+        print(json.dumps({"kind": "ready", "message": sentence}) if as_json else sentence, flush=True)
         bridge.run(over)
     finally:
         bridge.close()
