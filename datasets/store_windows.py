@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,16 +125,16 @@ class StoreWindows:
             features=self._features_of(clip, tick, history_mask) if self._features else None,
         )
 
-    def keep_features(self, tower: FrozenVision, folder: Path | None) -> None:
+    def keep_features(self, tower: FrozenVision, folder: Path | None, note: Callable[[str], None]) -> None:
         """From now on windows have `features` too: computed once for all frames of the store, and kept in files."""
+        self._first_row = first_rows(self._store)[self.clips.episode] + self._first
         for camera, theirs in self.fit.cameras.items():
             spec = feature_table(self._store, theirs, self.spec.cameras[camera], tower)
-            self._features[camera] = open_table(self._store, spec, folder, threads=1, note=self.notes.append)
+            self._features[camera] = open_table(self._store, spec, folder, threads=1, note=note)
 
     def _features_of(self, clip: np.ndarray, tick: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
         """Camera -> (B, T, 1 + P, V) at these (B, T) ticks, zeros where masked."""
-        frame = self._first[clip][:, None] + self.fit.pace.frame(tick)
-        row = (first_rows(self._store)[self.clips.episode[clip]][:, None] + frame).ravel()
+        row = (self._first_row[clip][:, None] + self.fit.pace.frame(tick)).ravel()
         found: dict[str, np.ndarray] = {}
         for camera, table in self._features.items():
             out = np.empty((tick.size, *table.rows.shape[1:]), table.rows.dtype)

@@ -117,19 +117,22 @@ class WindowSampler:
         self._mixture = Mixture(weights or [part.clips.windows for part in self._parts])
         self._rank, self._world_size = rank, world_size
 
-    def keep_features(self, tower: FrozenVision, folder: Path | None = None) -> None:
+    def keep_features(
+        self, tower: FrozenVision, folder: Path | None = None, note: Callable[[str], None] = lambda text: None
+    ) -> None:
         """From now on batches have `WindowBatch.features`: what a policy's frozen tower sees in every frame, computed
         now unless it is kept already, in float16 (`foreact.datasets.frame_table`).
 
         Args:
             tower: From `TrainablePolicy.frozen_vision`.
             folder: Where it is kept; None: in each store.
+            note: Called with a sentence when something is made again, or removed.
 
         Raises:
             ForeActError: If it can neither be read nor kept.
         """
         for part in self._parts:
-            part.keep_features(tower, folder)
+            part.keep_features(tower, folder, note)
 
     @property
     def source(self) -> str:

@@ -36,38 +36,57 @@ _CLOSE_M, _CLOSE_RAD = 1e-4, 5e-4
 
 @dataclass(frozen=True, kw_only=True)
 class IkSettings:
-    """How hard inverse kinematics tries, and what it is content with."""
+    """How hard inverse kinematics tries, and what it is content with.
 
-    position_tolerance_m: float = 5e-3
-    rotation_tolerance_rad: float = 3e-2
-    """A chunk with a row further from its pose than this is refused."""
+    Raises:
+        ConfigError: If a number is out of its range; it is named.
+    """
+
+    position_tolerance_m: float = 0.025
+    rotation_tolerance_rad: float = 0.15
+    """A chunk with a row further from its pose than this is refused, [0.0005, 0.1] and [0.002, 0.5]. Where a joint may
+    not travel faster, or near a singularity, rows lag their poses by some millimetres and catch up; a chunk of
+    recorded demonstrations by up to 20 mm at a quarter of the speed limits."""
     range_margin_rad: float = 0.1
-    """Distance that is kept from the ends of the joint ranges, as the gate keeps it (`soft_margin_rad`)."""
+    """Distance that is kept from the ends of the joint ranges, as the gate keeps it (`soft_margin_rad`), [0, 0.5]."""
     speed_share: float = 0.25
-    """Part of the joints' speed limits that a row may use, as in the gate (`speed_fraction`)."""
+    """Part of the joints' speed limits that a row may use, as in the gate (`speed_fraction`), [0.001, 1]."""
     posture_gain: float = 0.02
-    """How much of the way to the rest posture is gone in one step, where the pose leaves a choice."""
+    """How much of the way to the rest posture is gone in one step, where the pose leaves a choice, [0, 1]."""
     singular_condition: float = 17.0
-    """Condition number of the Jacobian (metres and radians) that counts as near a singularity; MoveIt Servo slows
-    there."""
+    """Condition number of the Jacobian (metres and radians) that counts as near a singularity, [1, 1e6]; MoveIt Servo
+    slows there."""
     iterations: int = 12
-    """Steps per row, at most."""
+    """Steps per row, at most, [1, 100]."""
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "position_tolerance_m": (5e-4, 0.1),
+            "rotation_tolerance_rad": (2e-3, 0.5),
+            "range_margin_rad": (0.0, 0.5),
+            "speed_share": (1e-3, 1.0),
+            "posture_gain": (0.0, 1.0),
+            "singular_condition": (1.0, 1e6),
+            "iterations": (1, 100),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ConfigError(f"ik.{name} must be a number in [{low:g}, {high:g}], found {value!r}")
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, float]) -> IkSettings:
+    def from_mapping(cls, values: Mapping[str, Any]) -> IkSettings:
         """From the `ik:` part of a robot file.
 
         Raises:
-            ConfigError: If a name is unknown, or a value is not a positive number.
+            ConfigError: If a name is unknown or a value does not fit.
         """
         known = [f.name for f in fields(cls)]
-        for name, value in values.items():
+        for name in values:
             if name not in known:
-                raise ConfigError(f"no setting ik.{name}; {did_you_mean(name, known)}")
-            if not value > 0:
-                raise ConfigError(f"ik.{name} must be a positive number, found {value!r}")
-        whole = {"iterations": int(values["iterations"])} if "iterations" in values else {}
-        return cls(**{**values, **whole})  # type: ignore[arg-type]
+                raise ConfigError(f"no setting ik.{name}; {did_you_mean(str(name), known)}")
+        whole = values.get("iterations")
+        return cls(**{**values, **({"iterations": int(whole)} if isinstance(whole, float) else {})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +200,7 @@ class ChunkIk:
         self._frame.set_target(mink.SE3.from_matrix(pose))
         singular = np.linalg.svd(configuration.get_frame_jacobian(TCP, "site"), compute_uv=False)
         damping = _damping(float(singular[-1]))
-        used = 0
+        used, before = 0, math.inf
         while True:
             step = mink.solve_ik(
                 configuration, (self._frame, self._rest), 1.0, "daqp", damping=damping, limits=(self._box,)
@@ -191,7 +210,9 @@ class ChunkIk:
             used += 1
             far_m, far_rad = self._error(pose)
             close = far_m < _CLOSE_M and far_rad < _CLOSE_RAD
-            if close or used >= settings.iterations or float(np.abs(step).max()) < 1e-7:
+            far, before = before, far_m + 0.2 * far_rad
+            stuck = before > 0.99 * far or float(np.abs(step).max()) < 1e-7
+            if close or stuck or used >= settings.iterations:
                 return q.copy(), (far_m, far_rad), float(singular[0] / max(singular[-1], 1e-12)), used
 
     def _pose(self) -> tuple[Array, Array]:

@@ -287,6 +287,9 @@ class Bridge:
                 raise ForeActError(f"the policy gave {len(took)} of {count} plans in {timeout_s:g} s; it is too slow")
             time.sleep(0.001)
         self.policy.ask(self._question("reset", {}, self._clock(), observed_s=self._clock()))
+        while self.policy.busy and self._clock() < end:
+            time.sleep(0.001)
+        self.policy.answers()  # one plan too many may have been asked for; nobody waits for it
         self.gate.on_warmup(took)
         self.gate.on_identity({name: str(self._metadata.get(name, "")) for name in ("checkpoint", "contract_hash")})
         return took

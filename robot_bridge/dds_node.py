@@ -47,6 +47,8 @@ class DdsNode:
         self.scope = read_network() if scope is None else scope
         self.failed_writes = 0
         """Messages that DDS did not take, for instance since a reliable reader hung."""
+        self.failed_reads = 0
+        """Messages that whoever listens here could not cope with."""
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -177,9 +179,8 @@ class DdsNode:
         topic = Topic(self._participant, "ros_discovery_info", idl_type(_INFO))
         latched = Qos(transient_local=True)
         self._info = DataWriter(self._participant, topic, _dds_qos(latched, f"typehash={type_hash(_INFO)};"))
-        self._info_reader = DataReader(self._participant, topic, _dds_qos(
-            Qos(transient_local=True, depth=1000), f"typehash={type_hash(_INFO)};"
-        ))
+        kept = _dds_qos(Qos(transient_local=True, depth=1000), f"typehash={type_hash(_INFO)};")
+        self._info_reader = DataReader(self._participant, topic, kept)
         self._readers["ros_discovery_info"] = self._info_reader
         self._info.write(idl_type(_INFO)(encode(message, _INFO)))
 
@@ -221,7 +222,10 @@ class DdsNode:
             return  # a writer left
         if spec is not None:
             self._counts[spec.role] += 1
-            on_data(spec, raw, received_s)
+            try:
+                on_data(spec, raw, received_s)
+            except Exception:  # whatever is done with a message must not end the thread that listens
+                self.failed_reads += 1
             return
         try:
             info = decode(raw, _INFO, "ros_discovery_info")

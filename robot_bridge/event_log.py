@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -79,7 +80,7 @@ class EventLog:
 
     def _write(self, file, waiting: queue.Queue[Event | None]) -> None:
         written = 0
-        with file:
+        with contextlib.suppress(OSError), file:  # closing writes what is still buffered
             while (event := waiting.get()) is not None:
                 line = json.dumps(asdict(event), default=str) + "\n"
                 written += len(line)

@@ -262,8 +262,10 @@ class Gate:
             if any(self.watches.findings(now_s)) or self._relaxing:
                 return
             motion.limiter.catch_up(now_s)
+        step = motion.planned_step()
+        problem = motion.leap(chunk, step)
         here = np.array(motion.limiter.state(motion.limiter.frontier)[0])
-        refusal = motion.scheduler.add(chunk, motion.planned_step(), here)
+        refusal = motion.scheduler.add(chunk, step, here)
         if refusal is not None:
             name = getattr(refusal, "name", str(refusal))
             sentence = f"a chunk was refused: {getattr(refusal, 'value', refusal)}"
@@ -271,6 +273,10 @@ class Gate:
                 self._refuse(REFUSALS[name], sentence, now_s)
             else:
                 self._log(now_s, "refused", "", sentence, step=chunk.step)
+            return
+        if problem:
+            motion.scheduler.flush()
+            self._refuse(Cause.DISCONTINUITY, f"a chunk leads to {problem}", now_s)
             return
         motion.observed_s = chunk.observed_s
         if resting:

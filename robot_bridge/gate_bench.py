@@ -105,7 +105,7 @@ def bench_gate(ticks: int = 20_000, robot: str = "panda") -> GateCost:
         tick_max_s=float(tick_s.max()),
         whole_p50_s=float(np.quantile(whole_s, 0.5)),
         whole_p99_s=float(np.quantile(whole_s, 0.99)),
-        growth_bytes=allocation_growth(robot, max(500, ticks // 10)),
+        growth_bytes=allocation_growth(robot, max(100, ticks // 10)),
     )
 
 

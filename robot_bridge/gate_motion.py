@@ -191,6 +191,12 @@ class Motion:
         self._clipped += clipped - self._clips[0]
         self._clips.append(clipped)
 
+    def leap(self, chunk: ActionChunk, step: float) -> str:
+        """Whether a chunk leads elsewhere than the arm is, before anything smooths it; "" if it does not."""
+        row = min(max(math.ceil(step - chunk.step - 1e-9) - 1, 0), len(chunk.joint_position) - 1)
+        here = self.limiter.state(self.limiter.frontier)[0]
+        return self._jump(chunk.joint_position[row].tolist(), here)
+
     def _jump(self, target: Sequence[float], here: Sequence[float]) -> str:
         """Whether the target is too far from the command to be approached."""
         far_rad, far_m = self._distance(target, here, self.settings.jump_rad, self.settings.jump_m)

@@ -52,7 +52,7 @@ def main(folder: Path, prefix: str) -> None:
         with lock:
             print(line, flush=True)
 
-    settings = RecordSettings(codec="zstd", shortest=5, settle_s=0.2, max_age_s=5.0)
+    settings = RecordSettings(codec="zstd", shortest=5, settle_s=0.1, flush_s=0.05, max_age_s=5.0)
     with RobotRecorder(folder / "store", CONTRACT, bags=folder / "bags", settings=settings, on_saved=say) as robot:
         say("recording")
         for episode in range(10**6):

@@ -31,8 +31,12 @@ class Picture:
     image: np.ndarray
     """(H, W, 3) uint8 RGB."""
     stamp_s: float
-    flaw: float
-    """0, or how long the camera was silent before it [s], or what its lost pictures would have taken."""
+    lost: int = 0
+    """Pictures of the camera that came just before it and could not be taken."""
+    gaps: int = 0
+    """So many silences and losses this camera had until now; several pictures may come between two ticks."""
+    gap_s: float = 0.0
+    """How long the last of them was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ class _Stretch:
         self._sentences: list[str] = []
         self._first_ns = 0
         self._before: dict[str, int] = {}
+        self._seen_gaps: dict[str, int] = {}
         self._interventions = self._gaps = self._skewed = self._repeated = 0
         self._longest_gap_s = 0.0
 
@@ -162,8 +167,9 @@ class _Stretch:
             ages.append((tick.time_ns - found.time_ns) / NS)
             stamps.append(picture.stamp_s)
             numbers[camera.name] = found.number
-            if self._before.get(camera.name) != found.number:
-                gap_s = max(gap_s, picture.flaw)
+            if self._seen_gaps.get(camera.name, picture.gaps) != picture.gaps:
+                gap_s = max(gap_s, picture.gap_s)
+            self._seen_gaps[camera.name] = picture.gaps
         command: Command | None = heard[self._topics.action].value if contract.action else None
         self.writer.add(
             images,

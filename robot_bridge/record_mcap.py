@@ -281,12 +281,14 @@ def make_writer(stream: IO[bytes], compression: str) -> Any:
     """mcap's writer with chunks of our size.
 
     Raises:
-        BagError: If the package is missing.
+        BagError: If the package is missing, or too old.
     """
     try:
         from mcap.writer import CompressionType, Writer
     except ImportError as error:
         raise BagError("recording bags needs the package mcap: pip install 'foreact[robot]'") from error
+    if not hasattr(Writer, "flush"):
+        raise BagError("the package mcap is too old to flush what it writes: pip install 'mcap>=1.6'")
     kinds = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4, "none": CompressionType.NONE}
     return Writer(stream, chunk_size=CHUNK_BYTES, compression=kinds[compression])
 

@@ -79,7 +79,7 @@ class RobotRecorder:
         on_saved: Callable[[str], None] | None = None,
     ) -> None:
         self.contract, self.settings = contract, settings or RecordSettings()
-        self.topics = topics or default_topics(contract)
+        self.topics = topics or default_topics(contract, compressed=self.settings.pictures == "jpeg")
         self._recorder = Recorder(store, contract, self.settings.codec, background=True)
         self._bags, self._state_of, self._on_saved = bags, state_of, on_saved
         if bags is not None:
@@ -192,7 +192,7 @@ class RobotRecorder:
             self._drop(topic)
             return
         lost = frame.sequence - self._next.get(topic, frame.sequence)
-        picture = Picture(image, frame.stamp_s, max(0, lost) / self.contract.rate_hz)
+        picture = Picture(image, frame.stamp_s, max(0, lost))
         if self._put(topic, frame.received_s, picture, image.nbytes):
             self._next[topic] = frame.sequence + 1
 
@@ -254,6 +254,7 @@ class RobotRecorder:
             },
             information={"contract": self.contract.hash, "speed_scale": f"{settings.speed_scale:g}"},
             compression=settings.compression,
+            flush_s=settings.flush_s,
             queue_bytes=settings.queue_bytes,
         )
         (bag.folder / "contract.yaml").write_bytes(contract)

@@ -53,6 +53,7 @@ class RecordTopics:
         return yaml.safe_dump(found, sort_keys=False)
 
 
-def default_topics(contract: Contract) -> RecordTopics:
-    """Pictures under /<camera>/image_raw."""
-    return RecordTopics(contract=contract, cameras={c.name: f"/{c.name}/image_raw" for c in contract.cameras})
+def default_topics(contract: Contract, compressed: bool = False) -> RecordTopics:
+    """Pictures under /<camera>/image_raw, or /<camera>/image_raw/compressed."""
+    ending = "/compressed" * compressed
+    return RecordTopics(contract=contract, cameras={c.name: f"/{c.name}/image_raw{ending}" for c in contract.cameras})

@@ -39,6 +39,10 @@ class RecordSettings:
     codec: str = "fast"
     compression: Literal["zstd", "lz4", "none"] = "lz4"
     """Of the bag's chunks."""
+    pictures: Literal["raw", "jpeg"] = "raw"
+    """In the bag: as they came (a camera of 640x480 at 30 Hz: 28 MB/s before compression), or a tenth of it."""
+    flush_s: float = 0.5
+    """Of the bag: a kill loses so much of it."""
     settle_s: float = 0.05
     """So long messages may overtake each other."""
     queue_bytes: int = 256 << 20
@@ -139,6 +143,8 @@ class Recording:
         """Steps for which none came: since that one, and in all."""
         self._still = np.concatenate([np.full(f.size, not f.relative) for f in store.contract.action] or [[]])
         self._arrived: dict[str, int] = {}
+        self._gaps: dict[str, tuple[int, float]] = {}
+        """Topic of a camera -> how many gaps it had, and how long the last one was [s]."""
         self._result = Recorded(name=name)
         self._maker = EpisodeMaker(
             store,
@@ -216,8 +222,8 @@ class Recording:
                 self._notice("state", str(error))
                 return
         if isinstance(value, Picture):
-            value = replace(value, flaw=max(value.flaw, self._silence_s(topic, time_ns)))
-            self._write(topic, messages.IMAGE, messages.image(value.image, value.stamp_s, ""), time_ns, value.stamp_s)
+            value = self._with_gaps(topic, time_ns, value)
+            self._write_picture(topic, value, time_ns)
         elif isinstance(value, Command):
             self._write(self._topics.intervention, messages.FLAG, messages.flag(value.intervention), time_ns)
             self._write(topic, messages.NUMBERS, messages.numbers(value.values), time_ns)
@@ -248,11 +254,21 @@ class Recording:
         """Something went wrong that has no sentence of its own; the recording goes on without it."""
         self._notice(type(error).__name__, f"recording: {error!r:.200}")
 
+    def _write_picture(self, topic: str, picture: Picture, time_ns: int) -> None:
+        if self.bag is None:
+            return
+        if self._settings.pictures == "jpeg":
+            data = messages.jpeg(picture.image, picture.stamp_s, "")
+            self._write(topic, messages.JPEG, data, time_ns, picture.stamp_s)
+        else:
+            data = messages.image(picture.image, picture.stamp_s, "")
+            self._write(topic, messages.IMAGE, data, time_ns, picture.stamp_s)
+
     def _write(self, topic: str, kind: str, data: bytes, time_ns: int, stamp_s: float | None = None) -> None:
         if self.bag is None or not data:
             return
         try:
-            best_effort = kind in (messages.IMAGE, messages.JOINTS)
+            best_effort = kind in (messages.IMAGE, messages.JPEG, messages.JOINTS)
             self.bag.topic(
                 topic,
                 kind,
@@ -292,9 +308,12 @@ class Recording:
     def _place(self, grid: int, step: int) -> int:
         return grid + round(step * (NS / self._rate_hz))  # as the ticks are rounded
 
-    def _silence_s(self, topic: str, time_ns: int) -> float:
+    def _with_gaps(self, topic: str, time_ns: int, picture: Picture) -> Picture:
         silence_s = (time_ns - self._arrived.get(topic, time_ns)) / NS
-        return silence_s if silence_s * self._rate_hz > GAP_PERIODS else 0.0
+        if picture.lost or silence_s * self._rate_hz > GAP_PERIODS:
+            self._gaps[topic] = (self._gaps.get(topic, (0, 0.0))[0] + 1, silence_s)
+        gaps, last_s = self._gaps.get(topic, (0, 0.0))
+        return replace(picture, gaps=gaps, gap_s=last_s)
 
     def _notice(self, key: str, sentence: str) -> None:
         """Say something once."""

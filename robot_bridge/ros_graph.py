@@ -1,8 +1,8 @@
 """Who else is on the bridge's topics, as rclpy's graph tells it, and which of their policies do not fit.
 
-The middleware reports an incompatible pair by an event that names one policy and nobody's name, and never takes it back.
-The graph knows every endpoint with its node and its policies; so the event only makes us look again at once, and counts
-by itself only where the graph shows no reason.
+The middleware reports an incompatible pair by an event that names one policy and nobody's name, and never takes it
+back. The graph knows every endpoint with its node and its policies; so the event only makes us look again at once, and
+counts by itself only where the graph shows no reason.
 """
 
 from __future__ import annotations
@@ -97,7 +97,10 @@ class RosGraph:
                 problems.append(f"{topic}: {_who(peer)} does not fit: {', '.join(found)}")
         if not problems and (policy := self._only_an_event(spec.role, peers)):
             problems.append(f"{topic}: somebody does not fit: {policy}")
-        notes += [f"{_who(rival)} {'listens' if coming_in else 'publishes'} here too" for rival in same[1:]]
+        names = [_who(endpoint) for endpoint in same]
+        if (mine := self._node.get_fully_qualified_name()) in names:
+            names.remove(mine)  # one endpoint is ours; a second bridge may have the same name
+            notes += [f"{rival} {'listens' if coming_in else 'publishes'} here too" for rival in names]
         return TopicReport(
             topic=topic,
             role=spec.role,

@@ -19,6 +19,7 @@ _TEXTS = {
         "std_msgs/Header header\nstring[] joint_names\n"
         "trajectory_msgs/JointTrajectoryPoint reference\ntrajectory_msgs/JointTrajectoryPoint feedback\n"
         "trajectory_msgs/JointTrajectoryPoint error\ntrajectory_msgs/JointTrajectoryPoint output\n"
+        "string[] multi_dof_joint_names\n"
         "trajectory_msgs/MultiDOFJointTrajectoryPoint multi_dof_reference\n"
         "trajectory_msgs/MultiDOFJointTrajectoryPoint multi_dof_feedback\n"
         "trajectory_msgs/MultiDOFJointTrajectoryPoint multi_dof_error\n"
@@ -43,6 +44,7 @@ def typestore() -> Any:
         TransportError: If `rosbags` is not installed.
     """
     try:
+        from rosbags.interfaces import Nodetype
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError as error:
         raise TransportError(
@@ -50,6 +52,9 @@ def typestore() -> Any:
         ) from error
     store = get_typestore(Stores.ROS2_JAZZY)
     store.max_sequence_length = MAX_ELEMENTS
+    # ROS 2 takes `char` for uint8, which rosbags does when it reads and writes, but not when it makes the hash.
+    gid = "rmw_dds_common/msg/Gid"
+    store.fielddefs[gid] = (store.fielddefs[gid][0], [("data", (Nodetype.ARRAY, ((Nodetype.BASE, ("uint8", 0)), 16)))])
     for name, text in _TEXTS.items():
         if name not in store.types:
             store.register({k: v for k, v in get_types_from_msg(text, name).items() if k not in store.types})
@@ -81,12 +86,12 @@ def warm(kind: str) -> None:
 
 @cache
 def type_hash(kind: str) -> str:
-    """"RIHS01_" and 64 hexadecimal digits (REP-2016), as ROS 2 announces a type since Iron."""
+    """The hash by which ROS 2 announces a type since Iron (REP-2016): "RIHS01_" and 64 hexadecimal digits."""
     return typestore().hash_rihs01(kind)
 
 
 def dds_name(kind: str) -> str:
-    """"sensor_msgs/msg/Image" as it is named on DDS and Zenoh: "sensor_msgs::msg::dds_::Image_"."""
+    """The name on DDS and Zenoh: "sensor_msgs::msg::dds_::Image_" of "sensor_msgs/msg/Image"."""
     package, folder, name = kind.split("/")
     return f"{package}::{folder}::dds_::{name}_"
 

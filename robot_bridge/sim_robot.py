@@ -62,8 +62,10 @@ class SimRobotSettings:
     """Of the trajectory controller; 0 is off, as by default in ros2_controllers."""
     interpolate_from_desired_state: bool = True
     """Of the trajectory controller; ros2_controllers' default is false, a stream of short messages needs true."""
+    camera_noise: int = 1
+    """Largest error of a pixel value, of 255."""
     seed: int = 0
-    """Of faults that are drawn."""
+    """Of noise, and of faults that are drawn."""
 
     def __post_init__(self) -> None:
         for name in ("joints_every", "pictures_every", "mode_every"):
@@ -89,7 +91,7 @@ class SimRobot:
         self.picture_taker: Callable[[Any, float, float], None] | None = None
         """Draws elsewhere: gets a view, its header time and its simulated time; None: pictures are drawn at once."""
         rng = np.random.default_rng(self.settings.seed)
-        self.camera_lines = {name: CameraLine(rng) for name in body.cameras}
+        self.camera_lines = {name: CameraLine(rng, noise=self.settings.camera_noise) for name in body.cameras}
         self.joint_faults = JointFaults(rng)
         position, _, _ = body.state()
         self._gripper = body.gripper_command

@@ -45,6 +45,8 @@ class CameraLine:
     fault: str = ""
     """One of `CAMERA_FAULTS`, or none."""
     amount: float = 0.0
+    noise: int = 0
+    """Each pixel value is off by up to so much, anew in every picture. A real sensor never sends one picture twice."""
     _made: int = 0
     _frozen: np.ndarray | None = None
     _waiting: deque[Picture] = field(default_factory=deque)
@@ -67,6 +69,9 @@ class CameraLine:
         """A new picture, made of this moment."""
         late_s, made = 0.0, self._made
         self._made += 1
+        if self.noise:
+            off = self.rng.integers(-self.noise, self.noise + 1, image.shape, np.int16)
+            image = np.clip(image + off, 0, 255).astype(np.uint8)
         match self.fault:
             case "stop":
                 return

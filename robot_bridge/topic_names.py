@@ -39,7 +39,8 @@ class Qos:
 SENSOR = Qos(reliable=False)
 """Only the newest counts, and any publisher fits: a best-effort reader asks for nothing."""
 COMMAND = Qos()
-"""Arrives, but is never repeated to those who come late: an old "arm" must not arm anything."""
+"""Arrives, but is never repeated to those who come late: an old "arm" must not arm anything. What goes out like this
+also fits listeners that ask for best effort."""
 LATCHED = Qos(transient_local=True)
 """Those who come late get the last one."""
 
@@ -183,7 +184,7 @@ class TopicNames(_Part):
         add("diagnostics", self.diagnostics, "diagnostic_msgs/msg/DiagnosticArray", "out", COMMAND)
         for name in self.cameras:
             kind = "sensor_msgs/msg/CompressedImage"
-            add(f"foresight {name}", self.foresight_topic(name), kind, "out", SENSOR)
+            add(f"foresight {name}", self.foresight_topic(name), kind, "out", COMMAND)
         return tuple(out)
 
     def robot_specs(self) -> tuple[TopicSpec, ...]:

@@ -22,6 +22,7 @@ class ClockWatch:
     def __init__(self, settings: GateSettings):
         self._settings = settings
         self._offset_s: float | None = None
+        self._read_s = 0.0
         self._jumped_s = -math.inf
         self._jump_s = 0.0
         self.jumps = 0
@@ -32,6 +33,7 @@ class ClockWatch:
         offset = source_s - now_s
         if not math.isfinite(offset):
             offset = math.inf
+        self._read_s = offset
         if self._offset_s is None:
             self._offset_s = offset if math.isfinite(offset) else None
             return
@@ -48,7 +50,7 @@ class ClockWatch:
         and the stamps may be from before."""
         if self._offset_s is None or now_s - self._jumped_s < self._settings.clock_settle_s:
             return None
-        return now_s + self._offset_s - stamp_s
+        return now_s + self._read_s - stamp_s
 
     def findings(self, now_s: float) -> Iterable[Finding]:
         """See `Watch`."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -142,13 +143,15 @@ class _Worker:
             self._queue.put_nowait(item)
 
     def close(self) -> None:
-        self._queue.put(None)
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=2.0)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=2.0)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            self._do(item)
+            with suppress(Exception):  # a command that fails must not keep the next one, perhaps a stop, from its turn
+                self._do(item)
 
 
 class WireRobotSide:

@@ -71,7 +71,7 @@ class TopicMap(_Part):
     instruction: Text | None = None
     max_age_s: PositiveFloat = 0.2
     speed_scale: PositiveFloat = 1.0
-    """Steps per second of the clock, as a part of the contract's rate: slow motion has the same displacement per step."""
+    """Steps per second of the clock, as a part of the contract's rate: slow motion has the same steps, later."""
 
     def check(self, contract: Contract, source: str) -> None:
         """Compare with a contract.

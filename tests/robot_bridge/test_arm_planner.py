@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from foreact.robot_bridge.arm_actions import ChunkRefused
+from foreact.robot_bridge.arm_actions import ChunkRefused, nearest_euler
 from foreact.robot_bridge.arm_ik import ChunkIk, IkSettings, chain_spec
 from foreact.robot_bridge.arm_planner import ArmTargets, RobotPlanner
 from foreact.robot_bridge.kinematics import Kinematics
@@ -18,6 +18,7 @@ from foreact.sim.ik import PandaIK
 from foreact.sim.panda import BASE_POS_WORLD, HOME_Q
 from foreact.sim.rotations import euler_xyz_to_matrix, matrix_to_euler_xyz, rotation_angle_between
 from foreact.vla.actors import ActorError
+from foreact.vla.errors import ConfigError
 from foreact.vla.policy import Observation, Plan
 
 PERIOD_S = 1 / 7.5
@@ -208,11 +209,8 @@ def test_one_pose_in_absolute_numbers_is_reached_from_anywhere_near(sim_ik: Pand
 
 def test_chunks_in_a_row_turn_on_past_half_a_turn(arm: ArmTargets) -> None:
     """Pitch goes through 90 degrees, where angles computed afresh would turn the other way."""
-    arm.reset()
     layout, pitch = arm.layout, 1.3
     position, matrix = np.zeros(3), euler_xyz_to_matrix((0.4, pitch, 0.2))
-    from foreact.robot_bridge.arm_actions import nearest_euler
-
     euler = np.array([0.4, pitch, 0.2])
     actions = np.zeros((4, 7))
     actions[:, 4] = 1.0
@@ -271,3 +269,17 @@ def test_planner_says_what_is_wrong_with_an_actor() -> None:
     planner = RobotPlanner(Steady([1.0] * 7, rows=3), PANDA, T_WORLD_BASE, PERIOD_S)
     with pytest.raises(ActorError, match="at least 5"):
         planner.plan(SEEN, MIDDLE["panda"], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"iteration": 3}, "did you mean 'iterations'"),
+        ({"speed_share": 0.0}, "ik.speed_share"),
+        ({"position_tolerance_m": float("nan")}, "ik.position_tolerance_m"),
+        ({"range_margin_rad": "0.1"}, "ik.range_margin_rad"),
+    ],
+)
+def test_a_wrong_setting_of_inverse_kinematics_is_named(values: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        IkSettings.from_mapping(values)

@@ -138,19 +138,19 @@ def through_controller(
     limits: RobotLimits, wish: Wish, ticks: int, *, every: int = 2, late_s: float = 0.0, dies_at: int | None = None
 ) -> np.ndarray:
     """(10 ticks, 3, N): position, velocity, acceleration at 1 kHz of a controller that gets the messages."""
-    limiter = Limiter(limits)
-    limiter.reset(start(limits), 0.0)
+    limiter, begin_s = Limiter(limits), 5.0  # not 0: a stamp of 0 means "on arrival"
+    limiter.reset(start(limits), begin_s)
     controller = TrajectoryController(limits.joints, start(limits))
     out, post = [], []
     for ms in range(10 * ticks):
-        now = ms * 1e-3
+        now = begin_s + ms * 1e-3
         if ms % 10 == 0 and (dies_at is None or ms // 10 < dies_at):
             limiter.catch_up(now)
             for _ in range(limiter.missing(now)):
                 limiter.extend(*(x.tolist() for x in wish(ms // 10, limiter)))
             if (ms // 10) % every == 0:
                 post.append((now + late_s, as_message(limits, limiter.trajectory(now))))
-        while post and post[0][0] <= now:
+        while post and post[0][0] <= now + 1e-9:
             assert controller.receive(post.pop(0)[1], now) == ""
         s = controller.update(now)
         out.append((s.position, s.velocity, s.acceleration))

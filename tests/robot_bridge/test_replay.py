@@ -60,6 +60,7 @@ def test_nothing_stale_is_executed_in_bad_weather(mode: str, late_steps: float) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.fault("B12", n=100_000, event="latency 0 to 2 s, 10 % reordered, 10 % twice, 5 % lost, new instructions")
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_stale_is_executed_in_a_hundred_thousand_rows(mode: str) -> None:

@@ -106,7 +106,7 @@ def rig() -> Rig:
 
 
 def test_standing_still_is_the_desks_own_control_step_bit_for_bit() -> None:
-    rig = make_rig(render=True)
+    rig = make_rig(render=True, camera_noise=0)
     start = rig.body.draw_start("open_drawer", 3)
     rig.robot.restart(start)
     env = DeskEnv("D")

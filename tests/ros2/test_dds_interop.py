@@ -53,7 +53,9 @@ def spin(node, seconds, done=lambda: False):
         rclpy.spin_once(node, timeout_sec=0.02)
 """
 
-ROBOT = COMMON + """
+ROBOT = (
+    COMMON
+    + """
 node = Node("camera_driver")
 camera = node.create_publisher(Image, "/front/image_raw", qos_profile_sensor_data)
 joints = node.create_publisher(JointState, "/joint_states", 10)
@@ -99,6 +101,7 @@ got |= {
 }
 print(json.dumps(got))
 """
+)
 
 
 class Box:
@@ -211,11 +214,14 @@ def test_a_robot_on_rclpy_and_the_bridge_understand_each_other(bridge: DdsTransp
 
 
 def test_the_bridge_names_the_nodes_it_finds(bridge: DdsTransport) -> None:
-    script = COMMON + """
+    script = (
+        COMMON
+        + """
 node = Node("rival", namespace="/left")
 node.create_publisher(JointTrajectory, "/joint_trajectory_controller/joint_trajectory", 1)
 spin(node, 30.0)
 """
+    )
     with rclpy_process(script):
         until(lambda: report(bridge, "trajectory").publishers == 2, 15.0)
         until(lambda: "/left/rival publishes here too" in report(bridge, "trajectory").notes, 2.0)
@@ -242,9 +248,9 @@ MISFITS = {
         "QoSProfile(depth=1, deadline=Duration(seconds=1)))",
         "trajectory", "deadline",
     ),
-    "viewer that wants every frame": (
-        'node.create_subscription(CompressedImage, "/foreact/foresight/front/compressed", print, 1)',
-        "foresight front", "reliability",
+    "viewer that wants old frames": (
+        'node.create_subscription(CompressedImage, "/foreact/foresight/front/compressed", print, latched)',
+        "foresight front", "durability",
     ),
     "arm by best effort": (
         'node.create_publisher(Bool, "/foreact/arm", qos_profile_sensor_data)', "arm", "reliability",
@@ -268,7 +274,9 @@ def test_misfits_of_rclpy_nodes_are_named_within_two_seconds(bridge: DdsTranspor
 
 
 def test_a_robot_on_dds_is_heard_by_rclpy() -> None:
-    script = COMMON + """
+    script = (
+        COMMON
+        + """
 node = Node("listener")
 got = {"image": 0, "joints": 0, "mode": []}
 def image(m): got["image"] += 1; got["pixel"] = list(m.data[:3]); got["size"] = [m.height, m.width, m.step, m.encoding]
@@ -286,6 +294,7 @@ spin(node, 15.0, lambda: got["image"] > 20 and got["joints"] > 20 and got["mode"
 spin(node, 0.5)
 print(json.dumps(got))
 """
+    )
     told: list[Any] = []
     side = DdsRobotSide(NAMES, NetworkScope(domain_id=DOMAIN))
     side.start(told.append, lambda _: None)

@@ -190,7 +190,11 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
     with pytest.raises(WireError, match="type"):
         unpack_gr00t(msgpack.packb({"a": {"__ndarray_class__": True, "as_npy": data}}) or b"")
     raw = pickle.dumps(_Canary(there))
-    for message in (raw, msgpack.packb({"a": {"__ndarray_class__": True, "as_npy": raw}}), _openpi_array(data=raw)):
+    for message in (
+        raw,
+        msgpack.packb({"a": {"__ndarray_class__": True, "as_npy": raw}}) or b"",
+        _openpi_array(data=raw),
+    ):
         for unpack in (unpack_openpi, unpack_gr00t):
             with suppress(WireError):  # a buffer of that name is fine; to open it is not
                 unpack(message)

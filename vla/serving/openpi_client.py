@@ -115,17 +115,17 @@ class OpenPiClient:
                 close_timeout=0.2,
                 ping_interval=None,
                 proxy=None,
-            )
+            ).__enter__()  # it is left by `_cut`
         except InvalidStatus as error:
             code = error.response.status_code
             raise ServerRefused(
                 f"policy server {self.url} refuses this client: {_REFUSED.get(code, f'HTTP status {code}')}"
             ) from error
-        except (InvalidURI, ValueError) as error:
-            raise ConfigError(f"policy server {self.url}: {error}") from error
         except (OSError, InvalidHandshake, EOFError, ConnectionClosed) as error:
             what = "no answer" if isinstance(error, TimeoutError) else (getattr(error, "strerror", None) or error)
             raise ServerLost(f"policy server {self.url} is not there: {what}. Is `foreact serve` running?") from error
+        except (InvalidURI, ValueError) as error:
+            raise ConfigError(f"policy server {self.url}: {error}") from error
         left = settings.connect_timeout_s - (time.monotonic() - began)
         try:
             connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

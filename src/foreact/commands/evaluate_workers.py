@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from foreact.commands.evaluate_folder import EvaluationError
 from foreact.commands.evaluate_settings import EvaluateSettings
@@ -150,6 +150,8 @@ def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | R
     finally:
         for env in envs:
             env.close()
+        if settings.url is not None:
+            cast("RemoteActor | ForeignActor", actor).close()
 
 
 def load_actor(settings: EvaluateSettings, suite: Suite) -> Actor:

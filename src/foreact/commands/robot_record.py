@@ -101,3 +101,16 @@ def summary(recorded: Recorded) -> list[str]:
     dropped = recorded.dropped + (recorded.bag.dropped if recorded.bag else recorded.dropped)
     lines += [f"dropped: {count} messages of {topic}" for topic, count in sorted(dropped.items())]
     return [*lines, *recorded.notices]
+
+
+def mend_bag(
+    folder: Annotated[Path, typer.Argument(help="Of a bag whose recording was cut off: killed, or the disk was full.")],
+) -> None:
+    """Make a bag whole that was cut off: what was flushed is kept, its index and metadata.yaml are made anew."""
+    from foreact.robot_bridge.record_repair import mend_bag as mend
+
+    report = mend(folder)
+    if report.whole_before:
+        print(f"{folder} is whole: {report.messages} messages")
+    else:
+        print(f"{folder}: {report.messages} messages kept; {report.lost_bytes:,} bytes behind them were not whole")

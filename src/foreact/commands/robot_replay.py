@@ -1,4 +1,4 @@
-"""`foreact robot replay`: chunks through scheduler and gate under injected latency, loss and reorder; no robot needed."""
+"""`foreact robot replay`: chunks through scheduler and gate under injected latency and loss; no robot needed."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _wishes(
     opened = Store.open(Path(store))
     if episode >= len(opened):
         raise ConfigError(f"{store} has {len(opened)} episodes, counted from 0; there is no episode {episode}")
-    data = opened.read(episode)
+    data = opened.read(episode, cameras=(), extras=False)
     places: dict[str, slice] = {}
     start = 0
     for field in opened.contract.state:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from foreact.robot_bridge.topic_names import TopicNames
     from foreact.sim.robot_body import DeskBody
 
-TRANSPORTS = ("dds",)
+TRANSPORTS = ("dds", "ros")
 
 
 def sim(
@@ -28,7 +28,7 @@ def sim(
     task: Annotated[str, typer.Option(help="Start where this task can be done, and judge it; none by default.")] = "",
     start: Annotated[int, typer.Option(help="Number of the start.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Start n is drawn from (seed, n).", min=0)] = 0,
-    transport: Annotated[str, typer.Option(help="dds: pip's cyclonedds.")] = "dds",
+    transport: Annotated[str, typer.Option(help="dds: pip's cyclonedds; ros: rclpy, in a sourced shell.")] = "dds",
     domain_id: Annotated[int, typer.Option(help="ROS domain; -1: ROS_DOMAIN_ID, or 0.", min=-1, max=232)] = -1,
     realtime_factor: Annotated[float, typer.Option(help="Simulated seconds per second.")] = 1.0,
     view: Annotated[bool, typer.Option("--view/--headless", help="Show it in MuJoCo's viewer.")] = False,
@@ -64,7 +64,8 @@ def sim(
     stop, console = threading.Event(), _Console(control)
     out = sys.stderr if control else sys.stdout
     with orderly_end("the simulated robot is gone"):
-        simulated = SimRobot(body, _side(names, domain_id), SimRobotSettings(cmd_timeout_s=cmd_timeout_s, seed=seed))
+        side = _side(names, transport, domain_id)
+        simulated = SimRobot(body, side, SimRobotSettings(cmd_timeout_s=cmd_timeout_s, seed=seed))
         simulated.on_done = lambda judgement: console.say({"event": "done", **judgement})
         simulated.start()
         try:
@@ -106,7 +107,11 @@ def _topics(robot: str) -> tuple[TopicNames, dict[str, tuple[int, int]]]:
     return names, {c.name: (c.height, c.width) for c in seen}
 
 
-def _side(names: TopicNames, domain_id: int) -> RobotSide:
+def _side(names: TopicNames, transport: str, domain_id: int) -> RobotSide:
+    if transport == "ros":
+        from foreact.robot_bridge.ros_robot_side import RosRobotSide
+
+        return RosRobotSide(names, domain_id=None if domain_id < 0 else domain_id)
     from foreact.robot_bridge.dds_transport import DdsRobotSide
     from foreact.robot_bridge.network import read_network
 

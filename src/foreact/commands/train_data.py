@@ -134,7 +134,7 @@ def from_stores(
 
     def keep_features(tower: FrozenVision) -> None:
         for windows in filter(None, (train, validation)):
-            windows.keep_features(tower, folder)
+            windows.keep_features(tower, folder, note)
 
     note(
         f"{train.windows_per_epoch:,} windows to train on"
