@@ -2,7 +2,7 @@
 
 The gate makes a command every 20 ms, each of which replaces the last and ends at rest. As goals they are sent at a
 lower rate (`rate_hz`, 25 by default): each preempts the one before, which is how joint_trajectory_controller treats a
-new goal, and a preempted goal is no failure. Between two goals the arm follows the last one, so a command must hold more
+new goal, and a preempted goal is no failure. Between two goals the arm follows the last, so a command must hold more
 motion than the time between two goals, or the arm would brake each time: `check_rate` sees to that. The first command
 of a stop is never held back. Nothing is cancelled at the end: what was sent ends at rest by itself, more smoothly than
 the controller would hold.

@@ -215,6 +215,8 @@ class ForeActNode(LifecycleNode):  # type: ignore[misc, valid-type]
             end = time.monotonic() + _STOP_S
             while bridge.gate.state in _MOVING and time.monotonic() < end:
                 time.sleep(0.01)
+        if loop.is_alive():
+            bridge.mailbox.command("disarm", True)
         self._ended.set()
         loop.join(timeout=5.0)
         self._loop = None

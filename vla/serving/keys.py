@@ -7,7 +7,7 @@ examples (Physical-Intelligence/openpi, `src/openpi/policies/libero_policy.py`) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foreact.vla.contract import Contract
@@ -26,6 +26,19 @@ def openpi_keys(contract: Contract) -> dict[str, str]:
     """Ours -> what openpi's examples say: the first camera is `observation/image`, the second the wrist's."""
     names = [f"image/{camera.name}" for camera in contract.cameras[: len(_OPENPI_CAMERAS)]]
     return {**dict(zip(names, _OPENPI_CAMERAS, strict=False)), "state": "observation/state"}
+
+
+def parse_keys(words: Sequence[str]) -> dict[str, str]:
+    """`OURS=THEIRS` words as a mapping ours -> theirs.
+
+    Raises:
+        ConfigError: If a word is not of that form.
+    """
+    pairs = [word.partition("=") for word in words]
+    for word, (ours, _, theirs) in zip(words, pairs, strict=True):
+        if not ours or not theirs:
+            raise ConfigError(f"key {word!r}: expected OURS=THEIRS, such as state=observation/state")
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 def check_keys(keys: Mapping[str, str], contract: Contract) -> dict[str, str]:

@@ -77,7 +77,8 @@ class Remote(BaseModel):
     token_file: str = ""
     tls_ca: str = ""
     contract: Path | None = None
-    keys: dict[str, str] = {}
+    keys: tuple[str, ...] = ()
+    """OURS=THEIRS."""
     image_size: PositiveInt | None = None
     layout: Literal["nested", "flat"] = "nested"
 

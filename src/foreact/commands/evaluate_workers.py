@@ -192,6 +192,7 @@ def connect_remote(settings: EvaluateSettings, offered: Contract) -> RemoteActor
     from foreact.vla.serving.access import read_token
     from foreact.vla.serving.client import ClientSettings
     from foreact.vla.serving.foreign import Foreign
+    from foreact.vla.serving.keys import parse_keys
     from foreact.vla.serving.remote import connect_actor
 
     assert settings.url is not None
@@ -206,7 +207,7 @@ def connect_remote(settings: EvaluateSettings, offered: Contract) -> RemoteActor
     )
     foreign = Foreign(
         contract=None if remote.contract is None else Contract.load(remote.contract),
-        keys=remote.keys,
+        keys=parse_keys(remote.keys),
         image_size=remote.image_size,
         layout=remote.layout,
         execute_steps=settings.execute_steps,

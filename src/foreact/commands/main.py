@@ -227,7 +227,7 @@ def serve(
             checkpoint=checkpoint, actor=actor, dialect=dialect, host=host, port=port, gr00t_port=gr00t_port,
             device=device, threads=threads, execute_steps=execute_steps, batch_size=batch_size, warmup=warmup,
             clients=clients, timeout_s=timeout_s, token_file=token_file, tls_cert=tls_cert, tls_key=tls_key,
-            allow_kill=allow_kill, keys=module.parse_keys(key or ()), robot=robot, as_json=as_json,
+            allow_kill=allow_kill, keys=key or (), robot=robot, as_json=as_json,
         )
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from foreact.commands.robot_demo import demo
 from foreact.commands.robot_operator import arm, disarm, say, stop
 from foreact.commands.robot_preflight import preflight
 from foreact.commands.robot_record import record
+from foreact.commands.robot_replay import replay
 from foreact.commands.robot_run import run
 from foreact.commands.robot_sim import sim
 
@@ -18,5 +19,5 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, sim, run, preflight, say, arm, disarm, stop, record):
+for command in (demo, sim, run, preflight, say, arm, disarm, stop, record, replay):
     app.command()(command)

@@ -88,14 +88,13 @@ def open_transport(
     if name not in TRANSPORTS:
         raise ConfigError(f"no transport {name!r}; {did_you_mean(name, TRANSPORTS)}")
     scope = read_network(domain_id=None if domain_id < 0 else domain_id)
-    refusals = scope.refusals(allow_network=allow_network)
     if name == "zenoh":
-        from foreact.robot_bridge.zenoh_transport import ZenohTransport
+        from foreact.robot_bridge.zenoh_transport import ZenohTransport, zenoh_refusals
 
-        return ZenohTransport(robot.topic_names(), scope, robot.name), refusals
+        return ZenohTransport(robot.topic_names(), scope, robot.name), zenoh_refusals(allow_network=allow_network)
     from foreact.robot_bridge.dds_transport import DdsTransport
 
-    return DdsTransport(robot.topic_names(), scope, robot.name), refusals
+    return DdsTransport(robot.topic_names(), scope, robot.name), scope.refusals(allow_network=allow_network)
 
 
 def _recorder(robot: Robot, store: str):

@@ -7,8 +7,8 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +61,8 @@ class ServeSettings:
     """Certificate that the websocket shows, and its key."""
     allow_kill: bool = False
     """Whether GR00T's request `kill` ends this process."""
-    keys: Mapping[str, str] = field(default_factory=dict)
-    """Ours -> theirs: further names in requests."""
+    keys: Sequence[str] = ()
+    """OURS=THEIRS: further names in requests."""
     robot: str = ""
     """A robot's configuration: plans also come as joint targets."""
     as_json: bool = False
@@ -81,6 +81,9 @@ def run(settings: ServeSettings) -> None:
         raise ConfigError("say what is served: either a checkpoint folder or --actor NAME")
     from foreact.vla.serving.access import check_bind, read_token, server_tls
 
+    from foreact.vla.serving.keys import parse_keys
+
+    keys = parse_keys(settings.keys)
     token = read_token(settings.token_file)
     tls = server_tls(settings.tls_cert, settings.tls_key)
     check_bind(settings.host, token=token, tls=tls is not None and settings.dialect == "openpi")
@@ -93,7 +96,7 @@ def run(settings: ServeSettings) -> None:
 
     actor, about = _actor(settings)
     to_joints = robot_hook(settings.robot)(actor.contract) if settings.robot else None
-    service = PolicyService(actor, about=about, max_clients=settings.clients, keys=settings.keys, to_joints=to_joints)
+    service = PolicyService(actor, about=about, max_clients=settings.clients, keys=keys, to_joints=to_joints)
     _say(f"{about['title']}: warming up ({settings.warmup} inferences)")
     service.warm_up(settings.warmup)
     latency = service.metadata["latency_ms"]
@@ -108,21 +111,6 @@ def robot_hook(config: str) -> Callable[[Contract], ToJoints]:
         ForeActError: If the configuration is wrong.
     """
     return import_module("foreact.robot_bridge.planner_hook").robot_hook(config)
-
-
-def parse_keys(words: Sequence[str]) -> dict[str, str]:
-    """`OURS=THEIRS` words as a mapping.
-
-    Raises:
-        ConfigError: If a word is not of that form.
-    """
-    pairs = [word.partition("=") for word in words]
-    for ours, equals, theirs in pairs:
-        if not (ours and equals and theirs):
-            raise ConfigError(
-                f"--key {ours + equals + theirs!r}: expected OURS=THEIRS, such as state=observation/state"
-            )
-    return {ours: theirs for ours, _, theirs in pairs}
 
 
 def _actor(settings: ServeSettings) -> tuple[Actor, dict[str, Any]]:
