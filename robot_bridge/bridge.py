@@ -226,7 +226,10 @@ class Bridge:
         if name == "stop":
             self.gate.stop(now_s, "the operator asked for it")
             return True, "stopping"
-        return False, f"no command {name!r}; known are arm, disarm, stop"
+        if name == "takeover":
+            self.taken_over = value
+            return True, "a person leads the arm" if value else "the policy leads the arm"
+        return False, f"no command {name!r}; known are arm, disarm, stop, takeover"
 
     @property
     def words(self) -> str:

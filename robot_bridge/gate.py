@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,10 +21,11 @@ from foreact.robot_bridge.event_log import EventLog
 from foreact.robot_bridge.gate_chunks import ChunkJudge
 from foreact.robot_bridge.gate_lease import ArmLease
 from foreact.robot_bridge.gate_motion import Motion, TargetSource
+from foreact.robot_bridge.gate_pose import moved_since, pose_findings
+from foreact.robot_bridge.gate_schedule import default_scheduler
 from foreact.robot_bridge.gate_settings import GateSettings
 from foreact.robot_bridge.gate_watches import Watches
 from foreact.robot_bridge.limits import RobotLimits
-from foreact.robot_bridge.scheduler import Scheduler, SchedulerSettings
 from foreact.robot_bridge.types import (
     ActionChunk,
     CameraFrame,
@@ -112,20 +112,8 @@ class Gate:
     def _reasons(self, now_s: float) -> list[Finding]:
         if self.state is not State.DISARMED:
             return [Finding(Cause.NOT_ALLOWED, f"the gate is {self.state.value}; disarm it first")]
-        found = [*self.watches.findings(now_s), *self.watches.missing(now_s)]
-        limiter, q = self.motion.limiter, self.watches.joints.position
-        for name, x, low, high in zip(self.limits.joints, q, limiter.position_low, limiter.position_high, strict=False):
-            if not low <= x <= high:
-                message = f"{name} is at {x:.3f} rad; motion may begin between {low:.3f} and {high:.3f}: move it there"
-                found.append(Finding(Cause.START_POSE, message))
-        if q:
-            box = zip("xyz", self.motion.kinematics.position(q), self.limits.workspace_low_base,
-                      self.limits.workspace_high_base, strict=True)  # fmt: skip
-            for axis, p, low, high in box:
-                if not low <= p <= high:
-                    message = f"the tool is at {axis} = {p:.3f} m; the workspace is from {low} to {high}: move it there"
-                    found.append(Finding(Cause.START_POSE, message))
-        return found
+        pose = pose_findings(self.motion.limiter, self.watches.joints.position)
+        return [*self.watches.findings(now_s), *self.watches.missing(now_s), *pose]
 
     def disarm(self, now_s: float) -> None:
         """To DISARMED, from anywhere: nothing is sent any more; what was sent ends at rest."""
@@ -142,20 +130,13 @@ class Gate:
         if self.state is not State.READY:
             reason = f"the gate is {self.state.value}, not ready"
         else:
-            reason = self._start_pose_problem()
+            reason = moved_since(self.motion.limiter, self.watches.joints.position)
         if reason:
             self._log(now_s, "refused", Cause.START_POSE if self.state is State.READY else Cause.NOT_ALLOWED, reason)
             return [reason]
         self.on_instruction(instruction_id, now_s)
         self._wanted = True
         return []
-
-    def _start_pose_problem(self) -> str:
-        measured, command = self.watches.joints.position, self.motion.limiter.end
-        for name, x, y in zip(self.limits.joints, measured, command, strict=True):
-            if not abs(x - y) <= self.limits.start_tolerance_rad:
-                return f"{name} has moved by {x - y:+.4f} rad since the gate was armed; disarm and arm again"
-        return ""
 
     def stop(self, now_s: float, why: str) -> None:
         """A smooth stop, then READY: motion needs another `start`."""
@@ -433,24 +414,3 @@ class Gate:
     def _log(self, now_s: float, kind: str, cause: str, message: str, **data: float | int | str) -> None:
         event = Event(at_s=now_s, kind=kind, cause=str(cause), message=message, state=self.state, data=data)
         self.log.append(event)
-
-
-def default_scheduler(
-    limits: RobotLimits, settings: GateSettings, chosen: Mapping[str, Any] | None = None
-) -> Scheduler:
-    """A scheduler whose bounds are the gate's.
-
-    Args:
-        limits: The arm.
-        settings: The gate's.
-        chosen: The `scheduler:` part of a robot file.
-
-    Raises:
-        ConfigError: If an entry of it is not valid.
-    """
-    own = {
-        "late_steps": settings.late_s / settings.period_s + 1.0,
-        "max_jump_rad": settings.jump_rad,
-        "acceleration": limits.acceleration,
-    }
-    return Scheduler(SchedulerSettings.from_mapping({**own, **(chosen or {})}), settings.period_s)

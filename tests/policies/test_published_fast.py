@@ -256,7 +256,7 @@ def test_stages_of_a_step_are_recorded_only_while_somebody_listens() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("slots", "steps", "check_every"), [(1, 25, 4), (8, 25, 16)])
 def test_streaming_equals_the_full_pass_at_full_size(slots: int, steps: int, check_every: int) -> None:
     policy = shaken(PublishedGR1(PublishedGR1Config(towers="random"), calvin_contract(), {}))

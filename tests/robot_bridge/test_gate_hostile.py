@@ -259,7 +259,7 @@ def test_nothing_moves_without_being_told(state: State) -> None:
         assert len(w.sent) == sent and np.array_equal(w.measured, where)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rows=hnp.arrays(
         np.float64, st.tuples(st.integers(0, 12), st.integers(5, 8)),

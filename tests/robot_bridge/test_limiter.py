@@ -4,6 +4,7 @@ JointTrajectoryController that gets its messages."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,16 +34,15 @@ def hostile(limits: RobotLimits, seed: int) -> Wish:
     """Targets that no policy should send: far, leaping, racing, shaking, and now and then a good one."""
     rng, n = np.random.default_rng(seed), len(limits.joints)
     low, high = np.array(limits.position_low), np.array(limits.position_high)
-    state = {"mode": 0, "target": start(limits), "rate": np.zeros(n)}
+    state: dict[str, Any] = {"mode": 0, "target": start(limits), "rate": np.zeros(n)}
 
     def wish(tick: int, limiter: Limiter) -> tuple[np.ndarray, np.ndarray]:
         here = np.array(limiter.state(limiter.frontier)[0])
         if tick % 40 == 0:
-            state["mode"] = rng.integers(6)
+            state["mode"] = int(rng.integers(6))
             state["target"] = rng.uniform(low - 1, high + 1) if state["mode"] == 0 else here
-            state["rate"] = {
-                1: rng.normal(0, 3, n), 2: FRACTION * np.array(limits.velocity) * rng.choice([-1, 1], n)
-            }.get(state["mode"], np.zeros(n))  # fmt: skip
+            rates = {1: rng.normal(0, 3, n), 2: FRACTION * np.array(limits.velocity) * rng.choice([-1, 1], n)}
+            state["rate"] = rates.get(state["mode"], np.zeros(n))
         if state["mode"] == 3:
             return here + rng.normal(0, 0.3, n), rng.normal(0, 1, n)
         if state["mode"] == 4:

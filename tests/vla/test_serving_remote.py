@@ -193,7 +193,9 @@ def _gr00t_peer(seen: list[dict[str, Any]], prefix: str) -> Iterator[str]:
 
     def work() -> None:
         while (message := answerer.recv()) != b"end":
-            answerer.send(msgpack.packb(answer(msgpack.unpackb(message, object_hook=decode)), default=encode))
+            reply = msgpack.packb(answer(msgpack.unpackb(message, object_hook=decode)), default=encode)
+            assert reply is not None
+            answerer.send(reply)
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -11,6 +11,7 @@ import typer
 
 from foreact.commands.bench_busy import warn_if_busy
 from foreact.commands.bench_inference import inference
+from foreact.commands.bench_serve import serve
 
 app = typer.Typer(
     help="Measure speed.",
@@ -27,6 +28,7 @@ def _root() -> None:
 
 
 app.command()(inference)
+app.command()(serve)
 
 
 @app.command()

@@ -80,7 +80,6 @@ def run(settings: ServeSettings) -> None:
     if bool(settings.checkpoint) == bool(settings.actor):
         raise ConfigError("say what is served: either a checkpoint folder or --actor NAME")
     from foreact.vla.serving.access import check_bind, read_token, server_tls
-
     from foreact.vla.serving.keys import parse_keys
 
     keys = parse_keys(settings.keys)
