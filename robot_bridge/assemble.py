@@ -60,6 +60,8 @@ def gate_settings(robot: Robot, identity: Mapping[str, str] | None = None) -> Ga
             "cameras": cameras,
             "rate_hz": robot.contract.rate_hz,
             "speed_scale": robot.speed_scale,
+            # Neighbouring pictures of two cameras are one frame apart, and a little more by their rounded stamps.
+            "sync_s": 1.0 / robot.contract.rate_hz + 0.002,
             "inference_period_s": (robot.policy.execute_steps or 1) * robot.period_s,
             "gripper_required": robot.contract.gripper != "none",
             "identity": dict(identity or {}),

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foreact.robot_bridge.bridge_report import Report
+from foreact.robot_bridge.causes import Cause
 from foreact.robot_bridge.config import Robot
-from foreact.robot_bridge.foresight_watch import ForesightWatch
+from foreact.robot_bridge.foresight_watch import ForesightWatch, expected_frames
 from foreact.robot_bridge.gate import Gate
 from foreact.robot_bridge.mailbox import Mail, Mailbox
 from foreact.robot_bridge.observe import Observer
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 TICK_S = 0.01
 _ASK_AGAIN_S = 0.2
 _PLANS_KEPT = 16
+_CLOCK_PAIR_S = 0.005
 
 
 @dataclass
@@ -55,6 +57,7 @@ class _Asking:
     seen_step: int | None = None
     """Last policy step that the policy was shown."""
     asked_s: float = -1e9
+    dropped_s: float = -1e9
     foresight_steps: int = 0
     execute_steps: int = 1
     started: int = 0
@@ -102,6 +105,7 @@ class Bridge:
         self.dry_run, self._refusals = dry_run, refusals
         self._observer, self._recorder, self._clock, self._stamps = observer, recorder, clock, stamps
         self._metadata = metadata
+        self._action_size = robot.contract.action_size
         self._frames: dict[str, CameraFrame] = {}
         self._actions: dict[int, np.ndarray] = {}
         self._joints: JointSample | None = None
@@ -162,7 +166,7 @@ class Bridge:
 
     def tick(self, now_s: float) -> None:
         """One turn of the loop."""
-        self.gate.on_clock(self._stamps(), now_s)
+        self._read_clock()
         self._deliver(self.mailbox.take(), now_s)
         self._answered(now_s)
         self._ask(now_s)
@@ -178,6 +182,14 @@ class Bridge:
         if now_s - self._second >= 1.0:
             self._second = now_s
             self._every_second(now_s)
+
+    def _read_clock(self) -> None:
+        """Both clocks at one moment: a pause between the two readings would look like a jump."""
+        before = self._clock()
+        stamp = self._stamps()
+        after = self._clock()
+        if after - before < _CLOCK_PAIR_S:
+            self.gate.on_clock(stamp, 0.5 * (before + after))
 
     # --- what came ------------------------------------------------------------------------------------------------------
 
@@ -202,6 +214,8 @@ class Bridge:
         for text, received_s in mail.instructions:
             self._obey(text, received_s)
         for call in mail.calls:
+            if call.given_up and call.name == "arm" and call.value:
+                continue  # nothing begins to move long after somebody asked for it
             try:
                 call.answer(*self.command(call.name, call.value, now_s))
             except ForeActError as problem:
@@ -310,16 +324,20 @@ class Bridge:
         if not self.policy.alive:
             gate.on_policy_lost(now_s, "the connection to the policy is closed")
             return
-        gate.on_policy_alive(now_s)
+        gate.on_policy_alive(min(now_s, self.policy.heard_s))
         if not self._words.text or not self._sees():
             return
         if gate.state is State.RUNNING:
             self._ask_running(gate.step, now_s)
             return
+        if gate.state is State.HOLD and gate.cause is Cause.CAMERAS_OUT_OF_SYNC:
+            self._look(now_s)  # nothing is asked before they agree again, and only looking tells
         if gate.state is State.READY and asking.started != self._words.id:
             asking.started = self._words.id
             gate.start(now_s, self._words.id)
         if gate.waits_for_chunk and not self.policy.busy and now_s - asking.asked_s >= _ASK_AGAIN_S:
+            if not self._look(now_s):
+                return
             # From rest the past is of no use: what happened meanwhile was not the policy's doing.
             self.policy.ask(self._question("reset", {}, now_s, observed_s=now_s))
             self._send("plan", gate.step, now_s)
@@ -331,12 +349,26 @@ class Bridge:
         plan = asking.asked_step is None or step - asking.asked_step >= asking.execute_steps
         if plan and self.policy.busy:
             return  # asked at the first step at which it is free
+        if not self._look(now_s):
+            return
         self._see(step)
-        asking.seen_step = step
         self._send("plan" if plan else "observe", step, now_s)
+
+    def _look(self, now_s: float) -> bool:
+        """Take the pictures of one observation, if all are fresh and belong together. After some that do not, the next
+        are waited for."""
+        if now_s - self._asking.dropped_s < 1.0 / self.robot.contract.rate_hz:
+            return False
+        found = self.gate.look(now_s)
+        if found is None:
+            self._asking.dropped_s = now_s
+            return False
+        self._frames.update(found)
+        return True
 
     def _send(self, kind: Any, step: int, now_s: float) -> None:
         asking = self._asking
+        asking.seen_step = step
         if kind == "plan":
             asking.plans += 1
             asking.asked_step, asking.asked_s = step, now_s
@@ -356,7 +388,7 @@ class Bridge:
         extra = {"kind": kind, "sequence": asking.sequence, "instruction_id": self._words.id, "step": step}
         return Question(
             kind=kind, request={**request, **extra}, step=step, observed_s=observed_s, instruction_id=self._words.id,
-            asked_s=now_s,
+            asked_s=now_s, stamp_s=max((frame.stamp_s for frame in self._frames.values()), default=0.0),
         )  # fmt: skip
 
     def _seen_now(self, text: str, *, foresight: bool) -> dict[str, Any]:
@@ -399,24 +431,22 @@ class Bridge:
             inference_s=answer.took_s,
         )
         self.gate.on_chunk(chunk, now_s)
-        if "actions" in reply:
-            self._actions[chunk.sequence] = np.asarray(reply["actions"])
+        actions = reply.get("actions")
+        if isinstance(actions, np.ndarray) and actions.shape[1:] == (self._action_size,) and len(actions):
+            self._actions[chunk.sequence] = actions
             while len(self._actions) > _PLANS_KEPT:
                 self._actions.pop(min(self._actions))
-        predicted = {
-            key.removeprefix("foresight/"): np.asarray(value)
-            for key, value in reply.items()
-            if key.startswith("foresight/")
-        }
+        now = {name: question.request[f"image/{name}"] for name in self._observer.cameras}
+        predicted = expected_frames(reply, now)
         if predicted:
-            now = {name: question.request[f"image/{name}"] for name in predicted}
             self.watch.expect(question.step + self._asking.foresight_steps, predicted, now)
-            stamp = max(frame.stamp_s for frame in self._frames.values())
-            self.transport.send_foresight(predicted, stamp)
+            self.transport.send_foresight(predicted, question.stamp_s)
 
     # --- what goes out --------------------------------------------------------------------------------------------------
 
     def _send_gripper(self) -> None:
+        if self.gate.state is State.DISARMED:
+            self._gripper = None  # who knows what others do with it meanwhile
         if self.gate.state is not State.RUNNING or self.dry_run:
             return
         command = self.gate.gripper_command

@@ -20,6 +20,22 @@ _KEPT = 64
 Images = Mapping[str, np.ndarray]
 
 
+def expected_frames(reply: Mapping[str, object], now: Images) -> dict[str, np.ndarray]:
+    """What a policy's reply says of the frames it expects: camera -> (H, W, 3) uint8. What is no picture of a camera
+    that it was shown, in the size that it was shown, is left out: nothing is done with it that could fail.
+
+    Args:
+        reply: From the server, "foresight/CAMERA" among its keys.
+        now: What it was shown.
+    """
+    found = {name: reply.get(f"foresight/{name}") for name in now}
+    return {
+        name: image
+        for name, image in found.items()
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == now[name].shape
+    }
+
+
 class ForesightWatch:
     """Keeps predictions until their time has come.
 

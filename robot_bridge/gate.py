@@ -126,13 +126,11 @@ class Gate:
 
     def start(self, now_s: float, instruction_id: int) -> list[str]:
         """Motion may begin with the next chunk for this instruction; or why not, in sentences. Only from READY."""
-        reason = ""
-        if self.state is not State.READY:
-            reason = f"the gate is {self.state.value}, not ready"
-        else:
-            reason = moved_since(self.motion.limiter, self.watches.joints.position)
+        cause, reason = Cause.NOT_ALLOWED, f"the gate is {self.state.value}, not ready"
+        if self.state is State.READY:
+            cause, reason = Cause.START_POSE, moved_since(self.motion.limiter, self.watches.joints.position)
         if reason:
-            self._log(now_s, "refused", Cause.START_POSE if self.state is State.READY else Cause.NOT_ALLOWED, reason)
+            self._log(now_s, "refused", cause, reason)
             return [reason]
         self.on_instruction(instruction_id, now_s)
         self._wanted = True
@@ -278,8 +276,6 @@ class Gate:
         if self._finding is None or (finding.fault and not self._finding.fault):
             self._finding = finding
 
-    # ---- what it says ------------------------------------------------------------------------------------------------
-
     @property
     def step(self) -> int:
         """The policy step that is under way, or waited for."""
@@ -287,19 +283,13 @@ class Gate:
 
     def target(self, step: float) -> np.ndarray:
         """Where the policy has led the arm when a step begins (N,) [rad]: what its relative actions start from."""
-        return self.motion.target(step, self._tick_s)
+        return self.motion.target(step)
 
     def look(self, now_s: float) -> dict[str, CameraFrame] | None:
         """Camera -> the newest picture, if all of them are fresh and belong together; None: no inference now."""
-        found: dict[str, CameraFrame] = {}
-        for name, watch in self.watches.cameras.items():
-            if watch.newest is None or not watch.fresh(now_s):
-                return None
-            found[name] = watch.newest
-        problem = self.watches.sync.judge(found)
+        found, problem = self.watches.look(now_s)
         if problem:
             self._log(now_s, "refused", Cause.CAMERAS_OUT_OF_SYNC, f"an observation was dropped: {problem}")
-            return None
         return found
 
     @property

@@ -74,7 +74,8 @@ class Motion:
         """Ticks that were kept from their target, by what kept them."""
         self._leash_since_s: float | None = None
         self._held_at: list[float] | None = None
-        self._speed = getattr(scheduler, "speed", None)
+        self._asked: tuple[int, Array] | None = None
+        """The last target, and the tick that it was for."""
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 
@@ -88,7 +89,7 @@ class Motion:
         """The policy step of the plan's frontier: what comes before can no longer be changed."""
         return self.step_at(self.limiter.time_of(self.limiter.frontier))
 
-    def target(self, step: float, now_s: float) -> Array:
+    def target(self, step: float) -> Array:
         """Where the policy has led, or leads, the arm at a step (N,) [rad]; where it rests if nothing leads."""
         found = self.scheduler.target(step) if self.running else None
         return np.array(self.limiter.end) if found is None else found[0]
@@ -108,7 +109,7 @@ class Motion:
     def begin(self, now_s: float) -> None:
         """From now on the arm is led; the plan's frontier is at the step that was waited for."""
         self.limiter.catch_up(now_s)
-        self.running = True
+        self.running, self._asked = True, None
         self._leash_since_s = self._held_at = None
         self._step0_s = self.limiter.time_of(self.limiter.frontier)
         self._forget_clips()
@@ -142,10 +143,10 @@ class Motion:
             problem = self._jump(wanted, here)
             if problem:
                 return Finding(Cause.DISCONTINUITY, problem)
-            limiter.extend(wanted, self._rate(step, target))
+            limiter.extend(wanted, self._rate(limiter.frontier + 1, target))
             self.gripper_command = gripper
             self._count_clip()
-        if 2 * self._clipped > 0 and self._clipped > self.settings.clip_fraction * len(self._clips):
+        if self._clipped > self.settings.clip_fraction * len(self._clips):
             part = self._clipped / len(self._clips)
             why = f"{100 * part:.0f} % of the last ticks were kept from targets beyond the limits"
             return Finding(Cause.OUT_OF_RANGE, why)
@@ -174,14 +175,12 @@ class Motion:
             limiter.extend(wanted, [0.0] * len(wanted))
         return True
 
-    def _rate(self, step: float, target: Array) -> list[float]:
-        if self._speed is not None:
-            speed = self._speed(step)
-            return [0.0] * len(target) if speed is None else speed.tolist()
-        later = self.scheduler.target(step + 0.01)
-        if later is None:
+    def _rate(self, tick: int, target: Array) -> list[float]:
+        """How fast the target moves (N,) [rad/s], by the one that was asked for at the tick before."""
+        before, self._asked = self._asked, (tick, target)
+        if before is None or before[0] != tick - 1:
             return [0.0] * len(target)
-        return ((later[0] - target) / (0.01 * self._period_s)).tolist()
+        return ((target - before[1]) / self.settings.tick_s).tolist()
 
     def _count_clip(self) -> None:
         why = self.limiter.clipped

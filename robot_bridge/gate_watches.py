@@ -52,6 +52,16 @@ class Watches:
         if camera in self.cameras:
             self.cameras[camera].on_bad(problem)
 
+    def look(self, now_s: float) -> tuple[dict[str, CameraFrame] | None, str]:
+        """Camera -> the newest picture, if all are fresh and belong together; else None, and why if they do not."""
+        found: dict[str, CameraFrame] = {}
+        for name, watch in self.cameras.items():
+            if watch.newest is None or not watch.fresh(now_s):
+                return None, ""
+            found[name] = watch.newest
+        problem = self.sync.judge(found)
+        return (None, problem) if problem else (found, "")
+
     def findings(self, now_s: float) -> Iterable[Finding]:
         """What is wrong now."""
         return itertools.chain.from_iterable(watch.findings(now_s) for watch in self._all)

@@ -91,6 +91,7 @@ class Limiter:
         self._lower = np.vstack([ones * (np.array(low) - slack), ones * -v, ones * -a])
         self._n = n
         self._rest: Floats = [0.0] * n
+        self._rows: dict[tuple[int, int], NDArray[np.int64]] = {}
         self.clipped = ""
         """What kept the last `extend` from its target: "", "joint limit", "workspace", "speed"."""
         self.reset([0.0] * n, 0.0)
@@ -307,18 +308,22 @@ class Limiter:
         first = self.tick_at(now_s) + 1
         if self.time_of(first) - now_s < 0.2 * self.tick_s:
             first += 1  # a point that is all but past would be reached with a jerk
-        points = [(tick, *self.state(tick)) for tick in range(first, self._frontier + 1)]
-        m = self.brake.ticks
-        begin = max(first, self._frontier + 1) - self._frontier
-        rows = list(range(m, begin - 1, -stride))[::-1] or [m]
-        ticks = [p[0] for p in points] + [max(self._frontier + r, first) for r in rows]
-        index = np.array(rows) - 1
-        parts = [self._tail[index + part * m] for part in range(3)]
-        if points:
-            parts = [np.vstack([np.array([p[1 + i] for p in points]), parts[i]]) for i in range(3)]
-        parts[1][-1] = 0.0
-        parts[2][-1] = 0.0
-        times = self._t0 + self.tick_s * np.array(ticks, np.float64) - now_s
+        m, frontier = self.brake.ticks, self._frontier
+        begin = max(first - frontier, 1)
+        rows = self._rows.get((begin, stride))
+        if rows is None:
+            rows = np.arange(m - (m - min(begin, m)) // stride * stride, m + 1, stride)
+            self._rows[begin, stride] = rows
+        parts = self._tail.reshape(3, m, self._n)[:, rows - 1]
+        parts[1:, -1] = 0.0
+        ticks = rows + frontier
+        if begin > m:  # the end is past: it is said once more
+            ticks = ticks + (first - frontier - m)
+        if first <= frontier:
+            settled = np.array([self.state(tick) for tick in range(first, frontier + 1)])
+            parts = np.concatenate([settled.transpose(1, 0, 2), parts], axis=1)
+            ticks = np.concatenate([np.arange(first, frontier + 1), ticks])
+        times = self._t0 + self.tick_s * ticks - now_s
         return Trajectory(
             start_s=now_s,
             time_from_start_s=times,

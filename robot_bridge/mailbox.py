@@ -23,6 +23,8 @@ class Call:
     name: str
     value: bool
     done: threading.Event = field(default_factory=threading.Event)
+    given_up: bool = False
+    """Nobody waits for the answer any more: the caller was told that it was not done."""
     result: tuple[bool, str] = (False, "the bridge did not answer in time")
 
     def answer(self, ok: bool, message: str) -> None:
@@ -90,7 +92,8 @@ class Mailbox:
         """See `Inbox`."""
         call = Call(name, value)
         self._put(self._calls, call)
-        call.done.wait(_PATIENCE_S)
+        if not call.done.wait(_PATIENCE_S):
+            call.given_up = True
         return call.result
 
     def take(self) -> Mail:

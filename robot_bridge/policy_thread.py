@@ -6,6 +6,7 @@ for; a policy that fails, or does not answer in time, is lost until the thread i
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -53,6 +54,8 @@ class Question:
     """Steady clock [s] of the newest frame in it."""
     instruction_id: int
     asked_s: float
+    stamp_s: float = 0.0
+    """Header time [s] of the newest frame in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,8 @@ class PolicyThread:
         self._client: PolicyClient | None = None
         self._questions: queue.Queue[Question | None] = queue.Queue(_WAITING)
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self._busy = threading.Event()
+        self._asked = 0
+        self._done = [0]
         self._thread: threading.Thread | None = None
 
     def connect(self) -> Mapping[str, Any]:
@@ -89,10 +93,14 @@ class PolicyThread:
             ForeActError: If it cannot be reached.
         """
         self.close()
-        self._client = self._connect()
-        self._thread = threading.Thread(target=self._work, args=(self._client,), name="policy", daemon=True)
+        self._client = client = self._connect()
+        # Of this connection alone: a thread that still waits for the last one must not answer for this one.
+        self._questions, self._answers = queue.Queue(_WAITING), queue.SimpleQueue()
+        self._asked, self._done = 0, [0]
+        work = (client, self._questions, self._answers, self._done)
+        self._thread = threading.Thread(target=self._work, args=work, name="policy", daemon=True)
         self._thread.start()
-        return self._client.metadata
+        return client.metadata
 
     @property
     def alive(self) -> bool:
@@ -100,16 +108,25 @@ class PolicyThread:
         return self._client is not None and self._client.alive()
 
     @property
+    def heard_s(self) -> float:
+        """Steady clock [s] of the policy process's last sign of life; now, if the client does not tell."""
+        heard = getattr(self._client, "heard_s", None)
+        return self._clock() if heard is None else float(heard)
+
+    @property
     def busy(self) -> bool:
         """Whether a question waits for its answer."""
-        return self._busy.is_set() or not self._questions.empty()
+        return self._asked > self._done[0]
 
     def ask(self, question: Question) -> bool:
         """Hand over a question; False if too many wait already."""
+        if self._client is None:
+            return False
         try:
             self._questions.put_nowait(question)
         except queue.Full:
             return False
+        self._asked += 1
         return True
 
     def answers(self) -> list[Answer]:
@@ -121,20 +138,22 @@ class PolicyThread:
 
     def close(self) -> None:
         """Hang up and end the thread; questions that wait are forgotten."""
-        while not self._questions.empty():
-            self._questions.get_nowait()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._questions.get_nowait()
         if self._client is not None:
             self._client.close()
         if self._thread is not None:
             self._questions.put(None)
             self._thread.join(timeout=2.0)
         self._client = self._thread = None
-        self._questions = queue.Queue(_WAITING)
+        self._asked, self._done = 0, [0]
 
-    def _work(self, client: PolicyClient) -> None:
-        questions = self._questions
+    def _work(
+        self, client: PolicyClient, questions: queue.Queue[Question | None], answers: queue.SimpleQueue[Answer],
+        done: list[int],
+    ) -> None:  # fmt: skip
         while (question := questions.get()) is not None:
-            self._busy.set()
             began, reply, error = self._clock(), None, ""
             try:
                 reply = client.infer(question.request)
@@ -142,5 +161,5 @@ class PolicyThread:
                 error = str(problem)
             except Exception as problem:  # a thread that dies silently would look like a slow policy
                 error = f"the policy client failed: {problem!r}"
-            self._answers.put(Answer(question=question, reply=reply, error=error, took_s=self._clock() - began))
-            self._busy.clear()
+            answers.put(Answer(question=question, reply=reply, error=error, took_s=self._clock() - began))
+            done[0] += 1

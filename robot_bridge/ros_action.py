@@ -18,6 +18,7 @@ from typing import Any
 from foreact.robot_bridge import messages_out
 from foreact.robot_bridge.gate_settings import GateSettings
 from foreact.robot_bridge.ros_make import Maker
+from foreact.robot_bridge.ros_output import stamp_s
 from foreact.robot_bridge.ros_threads import Latest
 from foreact.robot_bridge.topic_names import TopicNames, TopicSpec
 from foreact.robot_bridge.transport import Inbox
@@ -84,7 +85,7 @@ class ActionOutput:
         from rclpy.action import ActionClient  # type: ignore[import-not-found]
         from rclpy.callback_groups import ReentrantCallbackGroup  # type: ignore[import-not-found]
 
-        self._inbox, self._goal = inbox, FollowJointTrajectory.Goal
+        self._inbox, self._goal, self._now_s = inbox, FollowJointTrajectory.Goal, now_s
         self._unanswered = 0
         self._client = ActionClient(
             self._node, FollowJointTrajectory, self._names.full(self._names.action),
@@ -138,7 +139,8 @@ class ActionOutput:
             self._say("the action server does not answer")
             return
         goal = self._goal()
-        goal.trajectory = messages_out.joint_trajectory(self._make, self._names.arm_joints, trajectory)
+        stamp = stamp_s(trajectory, self._now_s) if self._names.stamped else 0.0
+        goal.trajectory = messages_out.joint_trajectory(self._make, self._names.arm_joints, trajectory, stamp)
         self.counts["sent"] += 1
         self._client.send_goal_async(goal).add_done_callback(self._answered)
 

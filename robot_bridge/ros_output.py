@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -85,9 +86,9 @@ class TopicOutput:
             self._sender.put("trajectory", lambda: self._publish(trajectory))
 
     def _publish(self, trajectory: Trajectory) -> None:
-        stamp = self._now_s() if self._names.stamped and self._now_s else 0.0
-        message = messages_out.joint_trajectory(self._make, self._names.arm_joints, trajectory, stamp)
-        self._publisher.publish(message)
+        assert self._now_s is not None
+        stamp = stamp_s(trajectory, self._now_s) if self._names.stamped else 0.0
+        self._publisher.publish(messages_out.joint_trajectory(self._make, self._names.arm_joints, trajectory, stamp))
 
     def joints(self, sample: JointSample) -> None:
         """As `ArmOutput.joints`."""
@@ -101,6 +102,11 @@ class TopicOutput:
         if self._sender is not None:
             self._sender.close()
             self._sender = None
+
+
+def stamp_s(trajectory: Trajectory, now_s: Callable[[], float]) -> float:
+    """When it begins, on the node's clock [s]."""
+    return now_s() + trajectory.start_s - time.monotonic()
 
 
 def topic_spec(names: TopicNames, role: str, topic: str, kind: str) -> TopicSpec:

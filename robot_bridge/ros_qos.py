@@ -18,13 +18,20 @@ _INFINITE_NS = 1 << 62
 
 def profile(qos: Qos) -> Any:
     """A rclpy QoSProfile."""
-    from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy  # type: ignore[import-not-found]
+    from rclpy.qos import (  # type: ignore[import-not-found]
+        DurabilityPolicy,
+        HistoryPolicy,
+        LivelinessPolicy,
+        QoSProfile,
+        ReliabilityPolicy,
+    )
 
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=qos.depth,
         reliability=ReliabilityPolicy.RELIABLE if qos.reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.transient_local else DurabilityPolicy.VOLATILE,
+        liveliness=LivelinessPolicy.AUTOMATIC,
     )
 
 

@@ -36,7 +36,7 @@ class RobotAction:
         self._names, self._on_trajectory, self._kind = names, on_trajectory, FollowJointTrajectory
         self._newest: Any = None
         self._news = threading.Condition()
-        self._closing = False
+        self._closing, self._under_way = False, 0
         self.counts = {"accepted": 0, "refused": 0, "preempted": 0, "succeeded": 0}
         self._server = ActionServer(
             node, FollowJointTrajectory, names.full(names.action), self._execute, goal_callback=self._judge,
@@ -44,10 +44,11 @@ class RobotAction:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way; the executor must still run."""
         with self._news:
             self._closing = True
             self._news.notify_all()
+            self._news.wait_for(lambda: self._under_way == 0, timeout=1.0)
         self._server.destroy()
 
     def _judge(self, goal: Any) -> Any:
@@ -60,14 +61,23 @@ class RobotAction:
     def _accepted(self, handle: Any) -> None:
         with self._news:
             self._newest = handle
+            self._under_way += 1
             self._news.notify_all()
         with contextlib.suppress(BadMessage):  # nothing is obeyed; the goal ends when it would have ended
             self._on_trajectory(messages_in.trajectory(handle.request.trajectory, time.monotonic()))
         handle.execute()
 
     def _execute(self, handle: Any) -> Any:
+        try:
+            return self._follow(handle)
+        finally:
+            with self._news:
+                self._under_way -= 1
+                self._news.notify_all()
+
+    def _follow(self, handle: Any) -> Any:
         after = handle.request.trajectory.points[-1].time_from_start
-        end = time.monotonic() + after.sec + 1e-9 * after.nanosec
+        end = time.monotonic() + after.sec + 1e-9 * after.nanosec  # a stamp is that of a moment ago
         result = self._kind.Result()
         with self._news:
             while self._newest is handle and not self._closing and (left := end - time.monotonic()) > 0.0:

@@ -95,7 +95,7 @@ class RosRobotSide:
     ) -> None:
         """As `RobotSide.publish_joints`."""
         fingers = self.names.gripper_joints
-        each = [gripper_width_m / len(fingers)] * len(fingers)
+        each = [gripper_width_m / len(fingers)] * len(fingers) if fingers else []
         message = messages_out.joint_state(
             self._make,
             (*self.names.arm_joints, *fingers),

@@ -41,6 +41,8 @@ SENSOR = Qos(reliable=False)
 COMMAND = Qos()
 """Arrives, but is never repeated to those who come late: an old "arm" must not arm anything. What goes out like this
 also fits listeners that ask for best effort."""
+BUTTON = Qos(depth=10)
+"""As `COMMAND`, but the release of a button does not overtake that it was pressed."""
 LATCHED = Qos(transient_local=True)
 """Those who come late get the last one."""
 
@@ -175,12 +177,12 @@ class TopicNames(_Part):
             add("mode", self.mode.topic, self.mode.type, "in", LATCHED if self.mode.latched else COMMAND)
         add("instruction", self.instruction, "std_msgs/msg/String", "in", LATCHED)
         for role in ("arm", "stop", "takeover"):
-            add(role, getattr(self, role), "std_msgs/msg/Bool", "in", COMMAND)
+            add(role, getattr(self, role), "std_msgs/msg/Bool", "in", BUTTON)
         add("trajectory", self.trajectory, "trajectory_msgs/msg/JointTrajectory", "out", COMMAND)
         if self.gripper:
             add("gripper", self.gripper, "std_msgs/msg/Float64MultiArray", "out", COMMAND)
         add("state", self.state, "std_msgs/msg/String", "out", LATCHED)
-        add("reply", self.reply, "std_msgs/msg/String", "out", COMMAND)
+        add("reply", self.reply, "std_msgs/msg/String", "out", BUTTON)
         add("diagnostics", self.diagnostics, "diagnostic_msgs/msg/DiagnosticArray", "out", COMMAND)
         for name in self.cameras:
             kind = "sensor_msgs/msg/CompressedImage"

@@ -48,6 +48,8 @@ class GraphWatch:
 def _problems(report: TopicReport) -> Iterable[Finding]:
     where = f"topic {report.topic} ({report.role})"
     role = report.role.split()[0] if report.role else ""
+    if report.direction == "out" and role not in _COMMANDS:
+        return  # whoever looks on with other policies sees nothing, and that stops no arm
     if report.publishers > 1 and role in (_SINGLE if report.direction == "in" else _COMMANDS):
         message = f"{where} has {report.publishers} publishers, there must be one"
         yield Finding(Cause.DUPLICATE_PUBLISHER, message, fault=True)

@@ -114,7 +114,7 @@ def test_bench_measures_a_running_gate(robot: str) -> None:
     cost = bench_gate(1000, robot)
     assert 0 < cost.tick_p50_s <= cost.tick_p99_s <= cost.tick_p999_s <= cost.tick_max_s
     assert cost.tick_p50_s <= cost.whole_p50_s
-    assert cost.tick_p50_s < 2e-3  # ten times the goal for p99: a busy machine passes, a slip by an order does not
+    assert cost.cpu_p50_s < 1e-3  # five times the goal for p99: a busy machine passes, a slip by an order does not
     assert "p99.9" in "\n".join(cost.lines())
 
 

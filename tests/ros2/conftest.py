@@ -14,6 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = (
-    '<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="lo"/></Interfaces></General></Domain></CycloneDDS>'
+    '<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="lo"/></Interfaces></General></Domain>'
+    "</CycloneDDS>"
 )
 # A machine that does other things as well is late now and then; what is judged here is not its timing.
 PATIENT = {
@@ -116,10 +118,8 @@ class Ros:
     def _spin(self) -> None:
         from rclpy.executors import ExternalShutdownException, ShutdownException
 
-        try:
+        with suppress(ExternalShutdownException, ShutdownException):
             self.executor.spin()
-        except (ExternalShutdownException, ShutdownException):
-            pass
 
     def call(self, kind: Any, name: str, request: Any, timeout_s: float = 60.0) -> Any:
         """A service's answer."""
@@ -330,7 +330,7 @@ class Arm:
     def _run(self) -> None:
         due, tick = time.monotonic(), 0
         while not self._ended.wait(max(0.0, due - time.monotonic())):
-            due, now = max(due + 0.008, time.monotonic() - 0.1), time.monotonic()
+            due, now = max(due + 0.008, time.monotonic() - 0.1), time.time()
             while self._new:
                 self.controller.receive(self._new.pop(0), now)
             before, self.q = self.q, self.controller.update(now).position

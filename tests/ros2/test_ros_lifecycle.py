@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ros
 def test_every_transition(ros: Any, bridge: Callable[..., Any], arm: Any, robot_file: Callable[..., str]) -> None:
     node = bridge(robot=robot_file())
     assert ros.state() == "unconfigured"
-    assert ros.trigger("arm") == (False, "the node is not active, so it cannot arm; `ros2 lifecycle set ... activate` first")
+    assert ros.trigger("arm")[0] is False and "not active" in ros.trigger("arm")[1]
     assert ros.change("configure"), node.text
     assert ros.state() == "inactive"
     states = ros.listen(String, "/foreact/state", durability=1)
@@ -93,7 +93,7 @@ def test_it_refuses_a_parameter_out_of_range_at_the_start() -> None:
 OTHER: dict[type, tuple[Any, ...]] = {bool: (True, False), int: (25, 50), float: (0.5, 25.0), str: ("/tmp/x", "")}
 
 
-@pytest.mark.fault("S17", n=120, event="parameters set while configured")
+@pytest.mark.fault("S17", n=108, event="parameters set while configured")
 def test_no_safety_parameter_changes_once_configured(ros: Any, bridge: Callable[..., Any], arm: Any) -> None:
     node = bridge()
     assert ros.set({"speed_scale": 0.5}) == [(True, "")]  # not configured yet
@@ -118,7 +118,7 @@ def test_no_safety_parameter_changes_once_configured(ros: Any, bridge: Callable[
             refused += not done
             assert "cannot be changed while the node is configured" in reason
     assert len(FIXED) == sum(s.fixed for s in SETTINGS) + 1
-    assert tried >= 100 and refused == tried, (tried, refused)
+    assert (tried, refused) == (108, 108)
     assert ros.set({"foresight_quality": 55}) == [(True, "")]
     assert ros.set({"foresight_quality": 101})[0][0] is False
     assert ros.change("deactivate") and ros.change("cleanup")
@@ -134,4 +134,5 @@ def test_parameters_are_described(ros: Any, bridge: Callable[..., Any]) -> None:
     for setting, descriptor in zip(SETTINGS, found, strict=True):
         assert descriptor.description == setting.text
         ranges = [*descriptor.floating_point_range, *descriptor.integer_range]
-        assert [(r.from_value, r.to_value) for r in ranges] == ([] if setting.low is None else [(setting.low, setting.high)])
+        expected = [] if setting.low is None else [(setting.low, setting.high)]
+        assert [(r.from_value, r.to_value) for r in ranges] == expected

@@ -27,7 +27,7 @@ from foreact.vla.serving.client import ClientSettings, ServerLost, ServerRefused
 from foreact.vla.serving.gr00t_server import Gr00tServer
 from foreact.vla.serving.openpi_server import OpenPiServer
 from foreact.vla.serving.service import PolicyService
-from foreact.vla.serving.wire import MAX_MESSAGE_BYTES, pack_openpi, unpack_openpi
+from foreact.vla.serving.wire import MAX_MESSAGE_BYTES, pack_gr00t, pack_openpi, unpack_openpi
 
 _SPEC = importlib.util.spec_from_file_location("serving_actor", Path(__file__).with_name("serving_actor.py"))
 assert _SPEC is not None and _SPEC.loader is not None
@@ -392,6 +392,33 @@ def test_gr00ts_strangers_are_turned_away() -> None:
             stranger.close()
             context.term()
         assert gone(service)
+
+
+@pytest.mark.fault("S13", n=20, event="a ZeroMQ client that asks on without waiting for the reply")
+def test_gr00ts_clients_have_one_request_at_a_time() -> None:
+    service = new_service()
+    service.actor.slow_s = 0.2  # type: ignore[attr-defined]
+    state = {"arm": np.zeros((1, 1, 2), np.float32), "hand": np.zeros((1, 1, 1), np.float32)}
+    video = {"front": np.zeros((1, 1, 8, 12, 3), np.uint8), "wrist": np.zeros((1, 1, 6, 6, 3), np.uint8)}
+    observation = {"video": video, "state": state, "language": {"task": [["tidy up"]]}}
+    with in_background(Gr00tServer(service, port=0)) as (url,):
+        context = zmq.Context()
+        hasty = context.socket(zmq.DEALER)
+        hasty.setsockopt(zmq.LINGER, 0)
+        hasty.connect(url.removeprefix("zmq+"))
+        try:
+            for _ in range(20):
+                hasty.send_multipart(
+                    [b"", pack_gr00t({"endpoint": "get_action", "data": {"observation": observation}})]
+                )
+            replies = 0
+            while hasty.poll(1_000):
+                assert b"error" not in hasty.recv_multipart()[1][:20]
+                replies += 1
+            assert replies == 1
+        finally:
+            hasty.close()
+            context.term()
 
 
 # --- clients

@@ -92,6 +92,11 @@ class OpenPiClient:
         connection = self._connection
         return connection is not None and not self._lost and connection.state is State.OPEN
 
+    @property
+    def heard_s(self) -> float:
+        """Steady clock [s] of the last sign of life, to `heartbeat_s`."""
+        return self._heard_s
+
     def close(self) -> None:
         """Hang up."""
         self._closed.set()
