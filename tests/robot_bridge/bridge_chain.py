@@ -130,7 +130,7 @@ class ClockedPolicy(PolicyThread):
 
     @property
     def busy(self) -> bool:
-        return self.silent_since_s is not None or any(due > self.clock() for due, _, _ in self.pending)
+        return bool(self.pending) and self.silent_since_s is not None or any(due > self.clock() for due, _, _ in self.pending)
 
     def ask(self, question: Question) -> bool:
         if len(self.pending) >= 8:
@@ -141,9 +141,9 @@ class ClockedPolicy(PolicyThread):
             reply = self.client.infer(question.request)
         except ForeActError as problem:
             error = str(problem)
-        begin = max(self.clock(), self._free_s)
-        self._free_s = begin + took
-        due = begin if self.instant else begin + took
+        due = self.clock()
+        if not self.instant:
+            due = self._free_s = max(due, self._free_s) + took
         answer = Answer(question=question, reply=reply, error=error, took_s=took)
         heapq.heappush(self.pending, (due, next(self._number), answer))
         return True

@@ -191,11 +191,11 @@ def make_qos(depth: int = 10, reliability: int = 1, durability: int = 2, **more:
     )
 
 
-def until(what: Callable[[], object], seconds: float, why: str = "it did not happen") -> float:
+def until(what: Callable[[], object], seconds: float, why: str | Callable[[], str] = "it did not happen") -> float:
     """How long it took until `what` was true [s]."""
     began = time.monotonic()
     while not what():
-        assert time.monotonic() - began < seconds, why
+        assert time.monotonic() - began < seconds, why() if callable(why) else why
         time.sleep(0.01)
     return time.monotonic() - began
 

@@ -57,8 +57,8 @@ def test_an_instruction_moves_the_arm(
     arm_it(ros, wait_until, node)
     assert not arm.trajectories, "armed, but nobody said what to do"
     ros.say("open the drawer")
-    wait_until(lambda: len(arm.trajectories) > 100, 60.0, node.text)
-    wait_until(lambda: len(foresight) > 2, 60.0, node.text)
+    wait_until(lambda: len(arm.trajectories) > 100, 60.0, lambda: node.text)
+    wait_until(lambda: len(foresight) > 2, 60.0, lambda: node.text)
     moved = np.abs(arm.q - np.array(arm.START)).max()
     assert moved > 0.02, (moved, node.text, arm.controller.counts, arm.bad)
     assert arm.controller.counts["rejected"] == 0 and arm.controller.counts["non_finite_received"] == 0
@@ -79,7 +79,7 @@ def test_an_instruction_moves_the_arm(
     assert 0.0 < time.time() - (message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec) < 20.0
     done, message = ros.trigger("stop")
     assert done, message
-    wait_until(lambda: state_of(states) == "ready", 10.0, node.text)
+    wait_until(lambda: state_of(states) == "ready", 10.0, lambda: node.text)
     rest = arm.q.copy()
     time.sleep(0.5)
     assert np.abs(arm.q - rest).max() < 1e-6
@@ -101,7 +101,7 @@ def test_the_arm_rests_when_the_node_is_killed(
         arm_it(ros, wait_until, node)
         before = len(arm.trajectories)
         ros.say("open the drawer")
-        wait_until(partial(moves_after, before), 30.0, node.text)
+        wait_until(partial(moves_after, before), 30.0, lambda: node.text)
         node.end(9)
         time.sleep(0.5)
         rest, count = arm.q.copy(), len(arm.trajectories)
@@ -118,7 +118,7 @@ def test_a_dry_run_sends_nothing(
     assert ros.change("configure") and ros.change("activate"), node.text
     arm_it(ros, wait_until, node)
     ros.say("open the drawer")
-    wait_until(lambda: state_of(states) == "running", 30.0, node.text)
+    wait_until(lambda: state_of(states) == "running", 30.0, lambda: node.text)
     time.sleep(1.0)
     assert not arm.trajectories and np.array_equal(arm.q, arm.START)
 
@@ -132,7 +132,7 @@ def test_goals_of_the_action(
     assert publishers == 0, "commands go one way only"
     arm_it(ros, wait_until, node)
     ros.say("open the drawer")
-    wait_until(lambda: arm.side.action.counts["accepted"] > 60, 60.0, node.text)
+    wait_until(lambda: arm.side.action.counts["accepted"] > 60, 60.0, lambda: node.text)
     at = np.array([trajectory.received_s for trajectory in arm.trajectories])
     assert np.median(np.diff(at)) > 0.03, "at most 25 goals a second"
     assert np.abs(arm.q - np.array(arm.START)).max() > 0.01
@@ -148,7 +148,7 @@ def test_goals_that_come_too_seldom_are_refused(
 ) -> None:
     node = bridge(robot=robot_file(output="action"), action_rate_hz=10.0)
     assert ros.change("configure") is False
-    wait_until(lambda: "a goal every 100 ms" in node.text, 5.0, node.text)
+    wait_until(lambda: "a goal every 100 ms" in node.text, 5.0, lambda: node.text)
 
 
 def test_twists_for_servo(
@@ -160,7 +160,7 @@ def test_twists_for_servo(
     assert ros.change("configure") and ros.change("activate"), node.text
     arm_it(ros, wait_until, node)
     ros.say("open the drawer")
-    wait_until(lambda: len(twists) > 20, 30.0, node.text)
+    wait_until(lambda: len(twists) > 20, 30.0, lambda: node.text)
     assert not arm.trajectories
     for _, message in twists:
         linear, angular = message.twist.linear, message.twist.angular
@@ -187,7 +187,7 @@ def test_a_second_bridge_is_refused(
     states = ros.listen(String, "/foreact/state", durability=1)
     second = bridge(name="other", robot=file)
     assert ros.change("configure", "/other") and ros.change("activate", "/other"), second.text
-    took = wait_until(lambda: state_of(states) == "fault", 5.0, first.text)
+    took = wait_until(lambda: state_of(states) == "fault", 5.0, lambda: first.text)
     assert took < 2.5 and "2 publishers" in json.loads(states[-1][1].data)["message"]
     time.sleep(1.0)
     done, message = ros.trigger("arm", "/other")
@@ -228,7 +228,7 @@ def test_a_misspelt_range_ends_configure(
         {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": word},
     )
     assert ros.change("configure") is False
-    wait_until(lambda: "is not a value that ROS 2 knows" in node.text, 5.0, node.text)
+    wait_until(lambda: "is not a value that ROS 2 knows" in node.text, 5.0, lambda: node.text)
 
 
 def test_use_sim_time(

@@ -74,7 +74,7 @@ def test_what_cannot_be_configured_is_said(
     node = bridge(**parameters)
     assert ros.change("configure") is False
     assert ros.state() == "unconfigured"
-    wait_until(lambda: sentence in node.text, 5.0, node.text)
+    wait_until(lambda: sentence in node.text, 5.0, lambda: node.text)
     assert "Traceback" not in node.text
 
 

@@ -109,6 +109,10 @@ def test_a_group_allows_all_below_it_and_a_wrong_name_is_refused(finished: Path)
         _trainer(finished).resume(["trainer.lerning_rate"])
 
 
+def test_what_may_always_change_may_be_named_too(finished: Path) -> None:
+    assert _trainer(finished, max_steps=99).resume(["trainer.max_steps"])
+
+
 def test_another_contract_is_refused(finished: Path) -> None:
     trainer = _trainer(finished)
     trainer.policy.contract = trainer.policy.contract.model_copy(update={"rate_hz": 15.0})

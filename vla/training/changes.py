@@ -52,7 +52,9 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], allowed: 
         ConfigError: If something else differs, or an allowed name does not exist.
     """
     old, new = comparable(before), comparable(now)
-    allowed = list(allowed)
+    # What may always change need not be allowed, and naming it is no mistake.
+    always = {*(f"trainer.{name}" for name in FREE), *PLACES}
+    allowed = [name for name in allowed if name not in always]
     unknown = [name for name in allowed if not any(_covers(name, key) for key in {*old, *new, *before["identity"]})]
     if unknown:
         raise ConfigError(f"allow_changed: no setting {unknown[0]!r}; name settings as they are called, or data, code")

@@ -75,7 +75,9 @@ def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         entities.append(
             RegisterEventHandler(
                 OnStateTransition(
-                    target_lifecycle_node=node, start_state="configuring", goal_state="inactive",
+                    target_lifecycle_node=node,
+                    start_state="configuring",
+                    goal_state="inactive",
                     entities=[_change(node, Transition.TRANSITION_ACTIVATE)],
                 )  # fmt: skip
             )
@@ -83,7 +85,8 @@ def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     entities.append(
         RegisterEventHandler(
             OnStateTransition(
-                target_lifecycle_node=node, goal_state="active",
+                target_lifecycle_node=node,
+                goal_state="active",
                 entities=[LogInfo(msg=f"{given['name']} is active and disarmed; arm it with the service ~/arm")],
             )  # fmt: skip
         )

@@ -12,9 +12,12 @@ from launch.actions import (
     ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
+    RegisterEventHandler,
     SetEnvironmentVariable,
     Shutdown,
 )
+from launch.event_handlers import OnProcessIO
+from launch.events.process import ProcessIO
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, ThisLaunchFileDir
 
@@ -64,4 +67,13 @@ def _processes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             "discovery_range": given["discovery_range"],
         }.items(),
     )  # fmt: skip
-    return [policy, robot, bridge]
+    begun: list[str] = []
+
+    def when_ready(event: ProcessIO) -> list[LaunchDescriptionEntity]:
+        if b"ready for" not in event.text or begun:
+            return []
+        begun.append("bridge")
+        return [bridge]
+
+    # The bridge connects when it is configured, so it is started when there is something to connect to.
+    return [policy, robot, RegisterEventHandler(OnProcessIO(target_action=policy, on_stderr=when_ready))]
