@@ -335,6 +335,9 @@ class Bridge:
         if gate.state is State.READY and asking.started != self._words.id:
             asking.started = self._words.id
             gate.start(now_s, self._words.id)
+        newest = max(frame.received_s for frame in self._frames.values())
+        if newest < self._words.since_s:
+            return  # only what is seen after the words counts
         if gate.waits_for_chunk and not self.policy.busy and now_s - asking.asked_s >= _ASK_AGAIN_S:
             if not self._look(now_s):
                 return

@@ -351,7 +351,8 @@ class Gate:
             worst = self.motion.leash(self.watches.joints.position, now_s)
             overdue = self.settings.between_chunks_s + self.settings.late_s
             seen = self.motion.observed_s
-            if worst is None and seen is not None and now_s - seen > overdue:
+            # The first plan of a motion may have been long on its way; steps are only counted since it came.
+            if worst is None and seen is not None and now_s - max(seen, self.motion.began_s) > overdue:
                 worst = Finding(Cause.LATE_INFERENCE, f"no chunk was observed in the last {1000 * overdue:.0f} ms")
         return worst
 

@@ -94,6 +94,11 @@ class Motion:
         found = self.scheduler.target(step) if self.running else None
         return np.array(self.limiter.end) if found is None else found[0]
 
+    @property
+    def began_s(self) -> float:
+        """When the step count began to rise, of the present motion [s]."""
+        return self._step0_s
+
     # ---- beginning and ending ----------------------------------------------------------------------------------------
 
     def anchor(self, q: Sequence[float], now_s: float) -> None:

@@ -127,6 +127,11 @@ class Gr00tClient:
                 self._link = None
                 self._context.term()
 
+    def __del__(self) -> None:
+        # ZeroMQ waits for ever for the sockets of a context that is thrown away.
+        if hasattr(self, "_link"):
+            self.close()
+
     # --- inside, one thread at a time
 
     def _why(self) -> str:

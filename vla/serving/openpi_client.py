@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -52,7 +53,10 @@ class OpenPiClient:
         self._closed = threading.Event()
         self._connection: ClientConnection | None = None
         self._connect()
-        threading.Thread(target=self._heartbeat, name="policy heartbeat", daemon=True).start()
+        self._pong: threading.Event | None = None
+        self._pong_of: ClientConnection | None = None
+        beat = (weakref.ref(self), self._closed, self._settings.heartbeat_s)
+        threading.Thread(target=_beats, args=beat, name="policy heartbeat", daemon=True).start()
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """One request, one reply.
@@ -101,6 +105,10 @@ class OpenPiClient:
         """Hang up."""
         self._closed.set()
         self._give_up("this end hung up", quietly=True)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_connection"):
+            self.close()
 
     # --- inside
 
@@ -181,23 +189,19 @@ class OpenPiClient:
         if first and not quietly and self._on_lost is not None:
             self._on_lost(why)
 
-    def _heartbeat(self) -> None:
-        pong: threading.Event | None = None
-        of: ClientConnection | None = None
-        while not self._closed.wait(self._settings.heartbeat_s):
-            connection = self._connection
-            if connection is None or self._lost:
-                continue
-            if connection is not of:
-                pong, of = None, connection
-            if connection.state is not State.OPEN:
-                self._give_up("the server closed the connection")
-                continue
-            if pong is None or pong.is_set():
-                self._heard_s = time.monotonic()
-                pong = self._ping(connection)
-            elif time.monotonic() - self._heard_s > self._silence_s():
-                self._give_up(f"no sign of life for {self._settings.silence_s:g} s")
+    def _beat(self) -> None:
+        connection = self._connection
+        if connection is None or self._lost:
+            return
+        if connection is not self._pong_of:
+            self._pong, self._pong_of = None, connection
+        if connection.state is not State.OPEN:
+            self._give_up("the server closed the connection")
+        elif self._pong is None or self._pong.is_set():
+            self._heard_s = time.monotonic()
+            self._pong = self._ping(connection)
+        elif time.monotonic() - self._heard_s > self._silence_s():
+            self._give_up(f"no sign of life for {self._settings.silence_s:g} s")
 
     def _silence_s(self) -> float:
         # Other servers answer no ping while they compute; then the request's own time limit has to do.
@@ -213,6 +217,16 @@ class OpenPiClient:
             return None
         finally:
             self._sending.release()
+
+
+def _beats(client: weakref.ref[OpenPiClient], closed: threading.Event, heartbeat_s: float) -> None:
+    """The heartbeat's thread; it does not keep a client that nobody else knows any more."""
+    while not closed.wait(heartbeat_s):
+        found = client()
+        if found is None:
+            return
+        found._beat()
+        del found
 
 
 def _cut(connection: ClientConnection) -> None:
