@@ -22,7 +22,7 @@ from foreact.robot_bridge.gate_chunks import ChunkJudge
 from foreact.robot_bridge.gate_lease import ArmLease
 from foreact.robot_bridge.gate_motion import Motion, TargetSource
 from foreact.robot_bridge.gate_pose import moved_since, pose_findings
-from foreact.robot_bridge.gate_schedule import default_scheduler
+from foreact.robot_bridge.gate_schedule import REFUSALS, default_scheduler
 from foreact.robot_bridge.gate_settings import GateSettings
 from foreact.robot_bridge.gate_watches import Watches
 from foreact.robot_bridge.limits import RobotLimits
@@ -36,16 +36,6 @@ from foreact.robot_bridge.types import (
     TopicReport,
     Trajectory,
 )
-
-REFUSALS = {
-    "MALFORMED": Cause.CHUNK_BAD,
-    "FROM_THE_FUTURE": Cause.CHUNK_BAD,
-    "LATE": Cause.LATE_INFERENCE,
-    "PASSED": Cause.LATE_INFERENCE,
-    "JUMP": Cause.DISCONTINUITY,
-}
-"""Names of the scheduler's refusals that stop the arm; the others only drop the chunk: it came twice or too late for
-what has happened since, and nothing depends on it."""
 
 
 class Gate:
@@ -323,7 +313,8 @@ class Gate:
             return None
         if late > self.settings.late_tick_s:
             self.late_ticks += 1
-            self._demand(Finding(Cause.TICK_LATE, f"the gate was {1000 * late:.0f} ms late"))
+            asleep = late > self.settings.late_fault_s  # stopped or suspended: nobody knows what happened meanwhile
+            self._demand(Finding(Cause.TICK_LATE, f"the gate was {1000 * late:.0f} ms late", fault=asleep))
         worst = self._worst(now_s)
         self._finding = None
         if worst is not None and worst.fault:

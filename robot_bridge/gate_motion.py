@@ -30,7 +30,7 @@ class TargetSource(Protocol):
     """What the gate needs of `foreact.robot_bridge.scheduler.Scheduler`; steps are policy steps, real numbers."""
 
     def add(self, chunk: ActionChunk, step_now: float, position: Array | None = None) -> Any:
-        """Take a chunk; None, or why not: an enum with a name that `gate.REFUSALS` knows."""
+        """Take a chunk; None, or why not: an enum with a name that `gate_schedule.REFUSALS` knows."""
         ...
 
     def target(self, step: float) -> tuple[Array, float] | None:

@@ -111,6 +111,8 @@ class GateSettings(_Part):
     """A stamp so far in the future is refused."""
     late_tick_s: Seconds = 0.05
     """A tick so late is counted and answered by HOLD."""
+    late_fault_s: Seconds = 0.5
+    """... and one so late by FAULT."""
     require_graph: bool = True
     graph_age_s: Seconds = 2.5
     """The graph must have been looked at so recently to arm."""
@@ -128,6 +130,7 @@ class GateSettings(_Part):
             ("joints_hold_s", "joints_fault_s"),
             ("gripper_hold_s", "gripper_fault_s"),
             ("policy_hold_s", "policy_fault_s"),
+            ("late_tick_s", "late_fault_s"),
         ):
             if getattr(self, low) >= getattr(self, high):
                 raise ValueError(f"{low} must be below {high}")

@@ -209,7 +209,7 @@ def foresee(level: int):
 def test_foresight_that_does_not_come_true_is_a_warning_and_nothing_else(
     tmp_path: Path, expected: int, warns: bool
 ) -> None:
-    world = World(tmp_path)
+    world = World(tmp_path, sweep=0.08)
     world.script.change = foresee(expected)
     world.go()
     try:

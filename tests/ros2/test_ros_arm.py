@@ -101,7 +101,7 @@ def test_the_arm_rests_when_the_node_is_killed(
         arm_it(ros, wait_until, node)
         before = len(arm.trajectories)
         ros.say("open the drawer")
-        wait_until(partial(moves_after, before), 30.0, lambda: node.text)
+        wait_until(partial(moves_after, before), 30.0)
         node.end(9)
         time.sleep(0.5)
         rest, count = arm.q.copy(), len(arm.trajectories)

@@ -109,10 +109,12 @@ def test_the_demo_under_ros2_launch(
     def ros2(*words: str, timeout_s: float = 60.0) -> str:
         found = subprocess.run(["ros2", *words], env=dict(sourced), capture_output=True, text=True, timeout=timeout_s)
         assert found.returncode == 0, (found, launch.text)
-        return found.stdout
+        return found.stdout + found.stderr
 
     states = ros.listen(String, "/foreact/state", durability=1)
-    wait_until(lambda: "foreact is active and disarmed" in launch.text, 120.0, lambda: launch.text)
+    ended = launch.process.poll
+    wait_until(lambda: "active and disarmed;" in launch.text or ended() is not None, 120.0, lambda: launch.text)
+    assert ended() is None, launch.text
     said = ""
     for _ in range(10):
         said = ros2("service", "call", "/foreact/arm", "std_srvs/srv/Trigger")

@@ -132,6 +132,13 @@ def test_every_killed_server_is_noticed(dialect: str, part: int) -> None:
     assert np.median(took) < 0.1 and max(took) < 1.0, took
 
 
+def _stop(pid: int) -> None:
+    """Stop all threads of a process, and wait until they are."""
+    os.kill(pid, signal.SIGSTOP)
+    while any("T (stopped)" not in (task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()):
+        time.sleep(0.001)
+
+
 def _stops(n: int, dialect: str) -> list[float]:
     """Seconds from SIGSTOP until each client knew."""
     took = []
@@ -139,7 +146,7 @@ def _stops(n: int, dialect: str) -> list[float]:
         for trial in range(n):
             client, lost = _watched(urls[dialect])
             stopped = time.monotonic()
-            os.kill(pid, signal.SIGSTOP)
+            _stop(pid)
             try:
                 if trial % 2:
                     with pytest.raises(PolicyServerError):
@@ -175,7 +182,7 @@ def test_a_large_request_to_a_stopped_server_ends_in_time(dialect: str) -> None:
     patient = ClientSettings(request_timeout_s=0.5, silence_s=60.0, reconnect=False)
     with server() as (pid, urls):
         client = connect(urls[dialect], patient)
-        os.kill(pid, signal.SIGSTOP)
+        _stop(pid)
         began = time.monotonic()
         with pytest.raises(ServerTimeout, match=r"within 0\.5 s"):
             client.infer({**REQUEST, "image/front": np.zeros((3000, 3000, 3), np.uint8)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import socket
 import subprocess
@@ -419,6 +420,33 @@ def test_gr00ts_clients_have_one_request_at_a_time() -> None:
         finally:
             hasty.close()
             context.term()
+
+
+@pytest.mark.fault("S13", n=60, event="ZeroMQ clients that leave right after they asked")
+def test_gr00ts_clients_that_do_not_wait_are_forgotten() -> None:
+    service = new_service()
+    service.actor.slow_s = 0.005  # type: ignore[attr-defined]
+    reset = pack_gr00t({"endpoint": "reset", "data": {"options": None}})
+    with in_background(Gr00tServer(service, port=0)) as (url,):
+        context = zmq.Context()
+        for number in range(60):
+            asker = context.socket(zmq.REQ)
+            asker.connect(url.removeprefix("zmq+"))
+            asker.send(reset)
+            time.sleep(0.003 * (number % 3))
+            asker.close(200)  # what was said is still sent
+        context.term()
+        assert gone(service)
+
+
+def test_a_client_that_is_thrown_away_hangs_up(served: tuple[PolicyService, str]) -> None:
+    service, url = served
+    client = connect(url, FAST)
+    client.infer(request())
+    assert service._clients
+    del client
+    gc.collect()
+    assert gone(service)
 
 
 # --- clients

@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -73,7 +74,8 @@ class Gr00tServer:
         self._service, self._host, self._port = service, "127.0.0.1" if host == "localhost" else host, port
         self._token, self._timeout_s, self._on_kill = token, request_timeout_s, on_kill
         self._pending: dict[bytes, _Pending] = {}
-        self._clients: dict[int, bytes] = {}  # file descriptor of a connection -> its client
+        self._clients: dict[bytes, int] = {}  # client -> file descriptor of its connection
+        self._gone: deque[bytes] = deque(maxlen=256)  # a request may be read after its connection was closed
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -88,7 +90,7 @@ class Gr00tServer:
         options = {
             zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES, zmq.LINGER: 0, zmq.RCVHWM: 4, zmq.SNDHWM: 4, zmq.BACKLOG: 16,
             zmq.HANDSHAKE_IVL: 5_000, zmq.HEARTBEAT_IVL: _ALIVE_MS, zmq.HEARTBEAT_TIMEOUT: 2 * _ALIVE_MS,
-            zmq.IPV6: int(":" in self._host),
+            zmq.IPV6: int(":" in self._host), zmq.ROUTER_MANDATORY: 1,
         }  # fmt: skip
         for option, value in options.items():
             self._socket.setsockopt(option, value)
@@ -129,7 +131,7 @@ class Gr00tServer:
                 self._receive()
                 self._reply_to_all()
         finally:
-            for client in set(self._clients.values()):
+            for client in self._clients:
                 self._service.leave(client)
             self._hang_up()
 
@@ -153,20 +155,25 @@ class Gr00tServer:
 
     def _forget_the_gone(self) -> None:
         while self._monitor.poll(0):
-            gone = self._clients.pop(recv_monitor_message(self._monitor)["value"], None)
-            if gone is not None:
-                pending = self._pending.pop(gone, None)
-                if pending is not None:
-                    pending.future.cancel()
-                self._service.leave(gone)
-                LOG.info("client %s left", gone.hex())
+            closed = recv_monitor_message(self._monitor)["value"]
+            for client in [client for client, number in self._clients.items() if number == closed]:
+                self._forget(client)
+
+    def _forget(self, client: bytes) -> None:
+        pending = self._pending.pop(client, None)
+        if pending is not None:
+            pending.future.cancel()
+        if self._clients.pop(client, None) is not None:
+            self._service.leave(client)
+            LOG.info("client %s left", client.hex())
+        self._gone.append(client)
 
     def _receive(self) -> None:
         while self._socket.poll(0):
             frames = self._socket.recv_multipart(copy=False)
             client = frames[0].bytes
-            if len(frames) != 3 or len(frames[1]) or client in self._pending:
-                continue  # not what a REQ socket sends; there is nobody who waits for a reply
+            if len(frames) != 3 or len(frames[1]) or client in self._pending or client in self._gone:
+                continue  # not what a REQ socket sends, or there is nobody who waits for a reply
             number = frames[2].get(zmq.SRCFD)
             try:
                 reply = self._take(client, int(number), frames[2].bytes)
@@ -205,9 +212,9 @@ class Gr00tServer:
             message, layout = {"kind": "reset", **({} if slot is None else {"slot": slot})}, None
         else:
             raise BadRequest(f"Unknown endpoint: {endpoint!r:.40}; known: {', '.join(_ENDPOINTS)}")
-        if self._clients.get(connection) != client:
+        if client not in self._clients:
             self._service.join(client)
-            self._clients[connection] = client
+            self._clients[client] = connection
             LOG.info("client %s connected", client.hex())
         future = self._service.submit(client, message)
         self._pending[client] = _Pending(future, layout, time.monotonic() + self._timeout_s)
@@ -238,5 +245,7 @@ class Gr00tServer:
         return pack_gr00t({"error": sentence})
 
     def _send(self, client: bytes, data: bytes) -> None:
-        with suppress(zmq.ZMQError):  # gone in the meantime
+        try:
             self._socket.send_multipart([client, b"", data], zmq.NOBLOCK)
+        except zmq.ZMQError:  # gone in the meantime, or it takes no replies
+            self._forget(client)

@@ -5,6 +5,7 @@ says which Python has them.
 """
 
 import os
+from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
@@ -19,7 +20,7 @@ from launch.actions import (
 from launch.event_handlers import OnProcessIO
 from launch.events.process import ProcessIO
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, ThisLaunchFileDir
+from launch.substitutions import LaunchConfiguration
 
 ARGUMENTS = {
     "checkpoint": ("", "folder of a checkpoint, or hf://user/name"),
@@ -61,7 +62,7 @@ def _processes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         name="robot", output="log", additional_env=theirs, on_exit=Shutdown(reason="the simulated robot ended"),
     )  # fmt: skip
     bridge = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource([ThisLaunchFileDir(), "/bridge.launch.py"]),
+        PythonLaunchDescriptionSource(str(Path(__file__).with_name("bridge.launch.py"))),
         launch_arguments={
             "robot": given["robot"], "url": f"ws://127.0.0.1:{given['port']}", "domain_id": given["domain_id"],
             "discovery_range": given["discovery_range"],

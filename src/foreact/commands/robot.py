@@ -10,6 +10,7 @@ from foreact.commands.robot_preflight import preflight
 from foreact.commands.robot_record import mend_bag, record
 from foreact.commands.robot_replay import replay
 from foreact.commands.robot_run import run
+from foreact.commands.robot_selftest import app as selftest
 from foreact.commands.robot_sim import sim
 from foreact.commands.robot_teleop import teleop
 
@@ -22,3 +23,4 @@ app = typer.Typer(
 )
 for command in (demo, sim, run, preflight, say, arm, disarm, stop, teleop, record, mend_bag, replay):
     app.command()(command)
+app.add_typer(selftest, name="selftest")

@@ -50,7 +50,7 @@ def demo(
     say(f"starting robot, policy and gate (logs in {target}) ...")
     sim = ("--view",) if view else ()
     with orderly_end(f"what was recorded is in {target}"), Stand(folder, robot, target, domain_id=domain, sim=sim) as s:
-        person = _operator(s)
+        person = open_operator(s)
         try:
             if tries:
                 found = _series(s, person, tries, say)
@@ -106,7 +106,8 @@ def one_try(stand: Stand, person: Operator, task: str, start: int, instruction: 
     return {**result, "ended": ended, "cause": cause, "seconds": round(seconds, 2), "holds": holds}
 
 
-def _operator(stand: Stand) -> Operator:
+def open_operator(stand: Stand) -> Operator:
+    """Somebody at the topics of a stand, who hears its gate."""
     from foreact.robot_bridge.config import load_robot
     from foreact.robot_bridge.network import Range, read_network
     from foreact.robot_bridge.operator import Operator

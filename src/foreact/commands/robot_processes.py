@@ -35,7 +35,7 @@ class Child:
 
     def __init__(self, name: str, argv: list[str], log: Path, environ: dict[str, str], talks: bool = False):
         self.name, self.log = name, log
-        self._file = log.open("w")
+        self._file = log.open("a")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "foreact.commands.main", *argv], stdout=subprocess.PIPE, stderr=self._file,
             stdin=subprocess.PIPE if talks else subprocess.DEVNULL, env=environ, text=True,
@@ -151,21 +151,39 @@ class Stand:
                 self.children[name].end()
 
     def _start(self) -> None:
-        domain = ["--domain-id", str(self.domain_id)]
-        robot = self._child("robot", ["robot", "sim", "--robot", self.robot, "--control", *domain, *self._sim], True)
-        policy = self._child(
-            "policy", ["serve", self._checkpoint, "--robot", self.robot, "--port", "0", "--json"], False
-        )
+        robot = self._begin("robot")
+        policy = self._begin("policy")
         _wait(robot, lambda line: line.get("event") == "ready", 120.0)
         self.served = _wait(policy, lambda line: "urls" in line, 300.0)
-        store = ["--store", str(self.out / "store")] if self._store else []
-        gate = self._child(
-            "gate",
-            ["robot", "run", self.robot, "--url", self.served["urls"]["openpi"], "--json", *domain, *store,
-             "--events", str(self.out / "events.jsonl")],
-            False,
-        )  # fmt: skip
-        _wait(gate, lambda line: line.get("kind") == "ready", 120.0)
+        _wait(self._begin("gate"), lambda line: line.get("kind") == "ready", 120.0)
+
+    def restart(self, name: str) -> None:
+        """Start the gate or the policy's process anew, and wait until it is ready; what is left of the old one ends. A
+        policy server gets another port: the gate has to be started anew after it.
+
+        Raises:
+            ProcessEnded: If it does not get ready.
+        """
+        old = self.children[name]
+        old.end()
+        child = self._begin(name)
+        if name == "policy":
+            self.served = _wait(child, lambda line: "urls" in line, 300.0)
+        else:
+            _wait(child, lambda line: line.get("kind") == "ready", 120.0)
+
+    def _begin(self, name: str) -> Child:
+        domain = ["--domain-id", str(self.domain_id)]
+        match name:
+            case "robot":
+                argv = ["robot", "sim", "--robot", self.robot, "--control", *domain, *self._sim]
+            case "policy":
+                argv = ["serve", self._checkpoint, "--robot", self.robot, "--port", "0", "--json"]
+            case _:
+                store = ["--store", str(self.out / "store")] if self._store else []
+                argv = ["robot", "run", self.robot, "--url", self.served["urls"]["openpi"], "--json", *domain, *store,
+                        "--events", str(self.out / "events.jsonl")]  # fmt: skip
+        return self._child(name, argv, name == "robot")
 
     def _child(self, name: str, argv: list[str], talks: bool) -> Child:
         # One thread each, and sleeping waits: three processes share few cores with a real-time loop.
