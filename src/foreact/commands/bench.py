@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from foreact.commands.bench_busy import warn_if_busy
+from foreact.commands.bench_gate import gate
 from foreact.commands.bench_inference import inference
 from foreact.commands.bench_serve import serve
 
@@ -28,6 +29,7 @@ def _root() -> None:
 
 
 app.command()(inference)
+app.command()(gate)
 app.command()(serve)
 
 
