@@ -3,8 +3,8 @@
 It owns no rule of safety: those are the gate's, a library of its own. It only carries things between the transport, the
 policy's thread and the gate, on one clock that can be replaced, and never waits for anybody.
 
-When the policy is asked: at READY (there are words to obey), while RUNNING every `execute_steps` policy steps, and in HOLD
-to go on from where the arm stands. Between plans it is shown the steps that its history needs.
+When the policy is asked: at READY (there are words to obey), while RUNNING every `execute_steps` policy steps, and in
+HOLD to go on from where the arm stands. Between plans it is shown the steps that its history needs.
 """
 
 from __future__ import annotations
@@ -105,7 +105,6 @@ class Bridge:
         self.dry_run, self._refusals = dry_run, refusals
         self._observer, self._recorder, self._clock, self._stamps = observer, recorder, clock, stamps
         self._metadata = metadata
-        self._action_size = robot.contract.action_size
         self._frames: dict[str, CameraFrame] = {}
         self._actions: dict[int, np.ndarray] = {}
         self._joints: JointSample | None = None
@@ -191,7 +190,7 @@ class Bridge:
         if after - before < _CLOCK_PAIR_S:
             self.gate.on_clock(stamp, 0.5 * (before + after))
 
-    # --- what came ------------------------------------------------------------------------------------------------------
+    # --- what came ----------------------------------------------------------------------------------------------------
 
     def _deliver(self, mail: Mail, now_s: float) -> None:
         gate = self.gate
@@ -256,12 +255,12 @@ class Bridge:
         return self._words.id
 
     def executed_action(self) -> np.ndarray | None:
-        """(A,) of the policy's contract: what is executed in the present step, by the newest chunk in it."""
+        """(A,) of the robot's contract: what is executed in the present step, by the newest chunk in it."""
         source = self.gate.motion.scheduler.source(self.gate.step)
         actions = None if source is None else self._actions.get(source.sequence)
         return None if source is None or actions is None else actions[min(source.row, len(actions) - 1)]
 
-    # --- the policy -----------------------------------------------------------------------------------------------------
+    # --- the policy ---------------------------------------------------------------------------------------------------
 
     def warm_up(
         self,
@@ -435,8 +434,10 @@ class Bridge:
         )
         self.gate.on_chunk(chunk, now_s)
         actions = reply.get("actions")
-        if isinstance(actions, np.ndarray) and actions.shape[1:] == (self._action_size,) and len(actions):
-            self._actions[chunk.sequence] = actions
+        order = list(self._observer.adapter.action_index)
+        if isinstance(actions, np.ndarray) and actions.shape[1:] == (len(order),) and len(actions):
+            # kept as the robot's own contract has them, which is what is recorded
+            self._actions[chunk.sequence] = actions[:, np.argsort(order)]
             while len(self._actions) > _PLANS_KEPT:
                 self._actions.pop(min(self._actions))
         now = {name: question.request[f"image/{name}"] for name in self._observer.cameras}
@@ -445,7 +446,7 @@ class Bridge:
             self.watch.expect(question.step + self._asking.foresight_steps, predicted, now)
             self.transport.send_foresight(predicted, question.stamp_s)
 
-    # --- what goes out --------------------------------------------------------------------------------------------------
+    # --- what goes out ------------------------------------------------------------------------------------------------
 
     def _send_gripper(self) -> None:
         if self.gate.state is State.DISARMED:

@@ -228,7 +228,7 @@ class Gate:
         motion = self.motion
         resting = self.state is not State.RUNNING
         if resting:
-            if any(self.watches.findings(now_s)) or self._relaxing:
+            if self._relaxing or not self.watches.well(now_s):
                 return
             motion.limiter.catch_up(now_s)
         step = motion.planned_step()

@@ -37,6 +37,10 @@ class TargetSource(Protocol):
         """Joints (N,) [rad] and gripper command; None where there is no plan."""
         ...
 
+    def aim(self, step: float) -> tuple[list[float], float] | None:
+        """`target` in plain floats; asked for in every tick."""
+        ...
+
     def flush(self, step_now: float | None = None, instruction_id: int | None = None) -> None:
         """Drop everything."""
         ...
@@ -65,7 +69,7 @@ class Motion:
         self.observed_s: float | None = None
         """Of the newest chunk that was taken."""
         self.running = False
-        self._period_s = settings.period_s
+        self._period_s, self._tick_s = settings.period_s, settings.tick_s
         self._step0, self._step0_s = 0, 0.0
         window = max(1, round(settings.clip_window_s / settings.tick_s))
         self._clips: deque[bool] = deque([False] * window, maxlen=window)
@@ -74,7 +78,7 @@ class Motion:
         """Ticks that were kept from their target, by what kept them."""
         self._leash_since_s: float | None = None
         self._held_at: list[float] | None = None
-        self._asked: tuple[int, Array] | None = None
+        self._asked: tuple[int, list[float]] | None = None
         """The last target, and the tick that it was for."""
 
     # ---- steps -------------------------------------------------------------------------------------------------------
@@ -139,16 +143,15 @@ class Motion:
         limiter.catch_up(now_s)
         for _ in range(limiter.missing(now_s)):
             step = self.step_at(limiter.time_of(limiter.frontier + 1))
-            found = self.scheduler.target(step)
+            found = self.scheduler.aim(step)
             if found is None:
                 return Finding(Cause.EXHAUSTED, "nothing is left of the last chunk")
-            target, gripper = found
+            wanted, gripper = found
             here = limiter.state(limiter.frontier)[0]
-            wanted = target.tolist()
             problem = self._jump(wanted, here)
             if problem:
                 return Finding(Cause.DISCONTINUITY, problem)
-            limiter.extend(wanted, self._rate(limiter.frontier + 1, target))
+            limiter.extend(wanted, self._rate(limiter.frontier + 1, wanted))
             self.gripper_command = gripper
             self._count_clip()
         if self._clipped > self.settings.clip_fraction * len(self._clips):
@@ -180,12 +183,13 @@ class Motion:
             limiter.extend(wanted, [0.0] * len(wanted))
         return True
 
-    def _rate(self, tick: int, target: Array) -> list[float]:
+    def _rate(self, tick: int, target: list[float]) -> list[float]:
         """How fast the target moves (N,) [rad/s], by the one that was asked for at the tick before."""
         before, self._asked = self._asked, (tick, target)
         if before is None or before[0] != tick - 1:
             return [0.0] * len(target)
-        return ((target - before[1]) / self.settings.tick_s).tolist()
+        tick_s = self._tick_s
+        return [(x - y) / tick_s for x, y in zip(target, before[1], strict=True)]
 
     def _count_clip(self) -> None:
         why = self.limiter.clipped

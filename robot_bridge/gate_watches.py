@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from foreact.robot_bridge.causes import Finding
 from foreact.robot_bridge.gate_settings import GateSettings
@@ -62,9 +62,17 @@ class Watches:
         problem = self.sync.judge(found)
         return (None, problem) if problem else (found, "")
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
+    def findings(self, now_s: float) -> Sequence[Finding]:
         """What is wrong now."""
-        return itertools.chain.from_iterable(watch.findings(now_s) for watch in self._all)
+        found: list[Finding] = []
+        for watch in self._all:
+            if more := watch.findings(now_s):
+                found += more
+        return found
+
+    def well(self, now_s: float) -> bool:
+        """Whether nothing is wrong now; looks no further than the first finding, which thereby counts as told."""
+        return not any(watch.findings(now_s) for watch in self._all)
 
     def missing(self, now_s: float) -> Iterable[Finding]:
         """What else keeps from arming."""

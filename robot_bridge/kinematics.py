@@ -72,7 +72,8 @@ class Kinematics:
                 ahead = to_z.T  # a rotation: its transpose turns back
         fixed.append(ahead @ origin_matrix(limits.flange_to_tcp))
         self._fixed = np.stack(fixed)
-        self._steps = tuple(tuple(float(x) for x in (*m[:3, :3].ravel(), *m[:3, 3])) for m in fixed)
+        steps = tuple(tuple(float(x) for x in (*m[:3, :3].ravel(), *m[:3, 3])) for m in fixed)
+        self._first, self._others = steps[0], steps[1:]
         # Upper bounds of how far the TCP moves per radian of each joint [m]: the length of what it carries.
         lengths = np.linalg.norm(self._fixed[:, :3, 3], axis=1)
         self.reach_m = tuple(float(x) for x in np.cumsum(lengths[::-1])[::-1][1:])
@@ -114,22 +115,23 @@ class Kinematics:
 
     def columns(self, q: Sequence[float]) -> tuple[Row, list[tuple[float, float, float, float, float, float]]]:
         """TCP position, and the columns of the Jacobian, one per joint, in plain floats."""
-        axes: list[tuple[Row, Row]] = []
+        axes: list[tuple[float, float, float, float, float, float]] = []
         _, (px, py, pz) = self._frames(q, axes)
         columns = []
-        for (ax, ay, az), (ox, oy, oz) in axes:
+        for ax, ay, az, ox, oy, oz in axes:
             x, y, z = px - ox, py - oy, pz - oz
             columns.append((ay * z - az * y, az * x - ax * z, ax * y - ay * x, ax, ay, az))
         return (px, py, pz), columns
 
-    def _frames(self, q: Sequence[float], axes: list[tuple[Row, Row]] | None = None) -> tuple[Nine, Row]:
+    def _frames(
+        self, q: Sequence[float], axes: list[tuple[float, float, float, float, float, float]] | None = None
+    ) -> tuple[Nine, Row]:
         """Rotation, by row, and position of the TCP; appends the axis and origin of every joint to `axes`."""
-        steps = self._steps
-        r0, r1, r2, r3, r4, r5, r6, r7, r8, px, py, pz = steps[0]
+        r0, r1, r2, r3, r4, r5, r6, r7, r8, px, py, pz = self._first
         sin, cos = math.sin, math.cos
-        for angle, (f0, f1, f2, f3, f4, f5, f6, f7, f8, fx, fy, fz) in zip(q, steps[1:], strict=True):
+        for angle, (f0, f1, f2, f3, f4, f5, f6, f7, f8, fx, fy, fz) in zip(q, self._others, strict=True):
             if axes is not None:
-                axes.append(((r2, r5, r8), (px, py, pz)))
+                axes.append((r2, r5, r8, px, py, pz))
             s, c = sin(angle), cos(angle)
             x0, y0, x1, y1, x2, y2 = (
                 c * r0 + s * r1, c * r1 - s * r0, c * r3 + s * r4, c * r4 - s * r3, c * r6 + s * r7, c * r7 - s * r6,

@@ -91,7 +91,11 @@ class Limiter:
         self._lower = np.vstack([ones * (np.array(low) - slack), ones * -v, ones * -a])
         self._n = n
         self._rest: Floats = [0.0] * n
-        self._rows: dict[tuple[int, int], NDArray[np.int64]] = {}
+        self._layouts: dict[tuple[int, int], tuple[int, NDArray[np.int64], Array]] = {}
+        t, big_t = tick_s, self.brake.duration_s
+        self._peak = OVERSHOOT * big_t
+        self._c_peak, self._c_stop = 0.5 * t + self._peak, 0.75 * t / big_t + 1.0 / 3.0
+        self._c_end = t * t / 6.0 + t * big_t / 4.0 + big_t * big_t / 12.0
         self.clipped = ""
         """What kept the last `extend` from its target: "", "joint limit", "workspace", "speed"."""
         self.reset([0.0] * n, 0.0)
@@ -104,8 +108,9 @@ class Limiter:
         self._frontier = 0
         self._q: Floats = [float(x) for x in np.asarray(q, np.float64)]
         self._v, self._a = list(self._rest), list(self._rest)
-        self._settled: deque[tuple[int, Floats, Floats, Floats]] = deque(maxlen=4 * self.lead_ticks + 4)
-        self._settled.append((0, self._q, self._v, self._a))
+        self._settled: deque[tuple[int, Floats, Floats, Floats, Array | None]] = deque(maxlen=4 * self.lead_ticks + 4)
+        """Tick, position, velocity, acceleration, and if it was made the three as (3, N)."""
+        self._settled.append((0, self._q, self._v, self._a, None))
         self._tail = self.brake.points(self._q, self._v, self._a)
         self.clipped = ""
 
@@ -128,10 +133,19 @@ class Limiter:
             after = min(tick - self._frontier, self.brake.ticks) - 1
             m = self.brake.ticks
             return self._tail[after].tolist(), self._tail[m + after].tolist(), self._tail[2 * m + after].tolist()
-        for settled in reversed(self._settled):
-            if settled[0] <= tick:
-                return settled[1:]
-        return self._settled[0][1:]
+        found = self._entry(tick)
+        return found[1], found[2], found[3]
+
+    def _entry(self, tick: int) -> tuple[int, Floats, Floats, Floats, Array | None]:
+        """The last settled tick that is not after this one; else the first that is remembered."""
+        settled = self._settled
+        back = self._frontier - tick + 1
+        if 0 < back <= len(settled) and settled[-back][0] == tick:  # as good as always: none was left out
+            return settled[-back]
+        for entry in reversed(settled):
+            if entry[0] <= tick:
+                return entry
+        return settled[0]
 
     def command(self, now_s: float) -> Floats:
         """Where the arm should be now (N,) [rad]: on the line between two ticks."""
@@ -178,9 +192,11 @@ class Limiter:
             shifted[(part + 1) * m - 1] = block[-1]
         self._settle_at(self._frontier + 1, q, v, a, shifted)
 
-    def _settle_at(self, tick: int, q: Floats, v: Floats, a: Floats, tail: Array | None = None) -> None:
+    def _settle_at(
+        self, tick: int, q: Floats, v: Floats, a: Floats, tail: Array | None = None, block: Array | None = None
+    ) -> None:
         self._frontier, self._q, self._v, self._a = tick, q, v, a
-        self._settled.append((tick, q, v, a))
+        self._settled.append((tick, q, v, a, block))
         self._tail = self.brake.points(q, v, a) if tail is None else tail
 
     def extend(self, target: Sequence[float], rate: Sequence[float]) -> bool:
@@ -193,9 +209,7 @@ class Limiter:
         self.clipped = ""
         t, big_t = self.tick_s, self.brake.duration_s
         k, kk = _STIFFNESS * _STIFFNESS, 2.0 * _STIFFNESS
-        peak = OVERSHOOT * big_t
-        c_peak, c_stop = 0.5 * t + peak, 0.75 * t / big_t + 1.0 / 3.0
-        c_end = t * t / 6.0 + t * big_t / 4.0 + big_t * big_t / 12.0
+        c_peak, c_stop, c_end = self._c_peak, self._c_stop, self._c_end
         wanted: Floats = []
         ahead_q: Floats = []
         joints, half_t = self._joints, 0.5 * t
@@ -210,10 +224,19 @@ class Limiter:
             drift = v + a * half_t  # velocity at the new tick, but for the new acceleration's half
             new = k * (r - q - v * t) + kk * (dr - v)
             end = q + v * t + a * t * t / 3.0 + drift * 0.5 * big_t  # where it would stop, likewise
-            top = min(a + da_max, a_max, (v_max - drift) / c_peak, (v_max - drift) / half_t,
-                      (a_max - 1.5 * drift / big_t) / c_stop, (high - end) / c_end)  # fmt: skip
-            bottom = max(a - da_max, -a_max, (-v_max - drift) / c_peak, (-v_max - drift) / half_t,
-                         (-a_max - 1.5 * drift / big_t) / c_stop, (low - end) / c_end)  # fmt: skip
+            # the smallest of what limits it from above, the largest from below; `min` and `max` take twice the time
+            top, bottom = a + da_max, a - da_max
+            top = a_max if a_max < top else top
+            bottom = -a_max if -a_max > bottom else bottom
+            above, below, slowing = v_max - drift, -v_max - drift, 1.5 * drift / big_t
+            top = x if (x := above / c_peak) < top else top
+            bottom = x if (x := below / c_peak) > bottom else bottom
+            top = x if (x := above / half_t) < top else top
+            bottom = x if (x := below / half_t) > bottom else bottom
+            top = x if (x := (a_max - slowing) / c_stop) < top else top
+            bottom = x if (x := (-a_max - slowing) / c_stop) > bottom else bottom
+            top = x if (x := (high - end) / c_end) < top else top
+            bottom = x if (x := (low - end) / c_end) > bottom else bottom
             if bottom > top:
                 empty = True
             wanted.append(top if new > top else bottom if new < bottom else new)
@@ -237,13 +260,14 @@ class Limiter:
         for q, v, a, new in zip(self._q, self._v, self._a, slowed, strict=True):
             q1.append(q + v * t + (2.0 * a + new) * t * t / 6.0)
             v1.append(v + 0.5 * (a + new) * t)
-        tail = self.brake.points(q1, v1, slowed)
+        block = np.array((q1, v1, slowed))
+        tail = self.brake.points_of(block)
         if not ((tail <= self._upper).all() and (tail >= self._lower).all()):
             return False
         if not self._stays_in_box(tail, ahead_q, tcp, columns):
             self.clipped = "workspace"
             return False
-        self._settle_at(self._frontier + 1, q1, v1, slowed, tail)
+        self._settle_at(self._frontier + 1, q1, v1, slowed, tail, block)
         return True
 
     def _slowed(self, wanted: Floats, columns: list[tuple[float, float, float, float, float, float]]) -> Floats | None:
@@ -254,7 +278,8 @@ class Limiter:
         """
         caps = self._tcp_caps
         fast = self._tool_rates(wanted, columns)
-        if all(_within(rates, caps) for rates in fast):
+        of_v, of_a, of_both = fast
+        if _within(of_v, caps) and _within(of_a, caps) and _within(of_both, caps):
             return wanted
         braking = self.brake.first_acceleration(self._v, self._a)
         slow = self._tool_rates(braking, columns)
@@ -266,7 +291,7 @@ class Limiter:
 
     def _tool_rates(self, wanted: Floats, columns: list[tuple[float, ...]]) -> tuple[Six, Six, Six]:
         """Tool velocity, then angular velocity, for v1, for peak * a1 and for both."""
-        half_t, peak = 0.5 * self.tick_s, OVERSHOOT * self.brake.duration_s
+        half_t, peak = 0.5 * self.tick_s, self._peak
         ax = ay = az = ai = aj = ak = bx = by = bz = bi = bj = bk = 0.0
         for v, a, new, (x, y, z, i, j, k) in zip(self._v, self._a, wanted, columns, strict=True):
             u = v + (a + new) * half_t
@@ -282,12 +307,17 @@ class Limiter:
         end = tail[self.brake.ticks - 1].tolist()
         turn = sway = 0.0
         x, y, z = tcp
-        for a, b, reach, column in zip(end, q, self.kinematics.reach_m, columns, strict=True):
+        for a, b, reach, (i, j, k, _, _, _) in zip(end, q, self.kinematics.reach_m, columns, strict=True):
             d = a - b
-            x, y, z = x + column[0] * d, y + column[1] * d, z + column[2] * d
-            turn, sway = turn + abs(d), sway + abs(d) * reach
+            x, y, z = x + i * d, y + j * d, z + k * d
+            d = abs(d)
+            turn, sway = turn + d, sway + d * reach
         error = 0.5 * turn * sway  # of the linear estimate
-        if all(lo + error <= p <= hi - error for p, lo, hi in zip((x, y, z), low, high, strict=True)):
+        if (
+            low[0] + error <= x <= high[0] - error
+            and low[1] + error <= y <= high[1] - error
+            and low[2] + error <= z <= high[2] - error
+        ):
             return True
         found = self.kinematics.position(end)
         return all(
@@ -309,20 +339,14 @@ class Limiter:
         if self.time_of(first) - now_s < 0.2 * self.tick_s:
             first += 1  # a point that is all but past would be reached with a jerk
         m, frontier = self.brake.ticks, self._frontier
-        begin = max(first - frontier, 1)
-        rows = self._rows.get((begin, stride))
-        if rows is None:
-            rows = np.arange(m - (m - min(begin, m)) // stride * stride, m + 1, stride)
-            self._rows[begin, stride] = rows
-        parts = self._tail.reshape(3, m, self._n)[:, rows - 1]
+        n_settled, rows, ticks = self._layout(min(first - frontier, m + 1), stride)
+        ticks = ticks + max(frontier, first - m)  # if the end is past, it is said once more
+        parts = np.empty((3, len(ticks), self._n))
+        parts[:, n_settled:] = self._tail.reshape(3, m, self._n)[:, rows]
         parts[1:, -1] = 0.0
-        ticks = rows + frontier
-        if begin > m:  # the end is past: it is said once more
-            ticks = ticks + (first - frontier - m)
-        if first <= frontier:
-            settled = np.array([self.state(tick) for tick in range(first, frontier + 1)])
-            parts = np.concatenate([settled.transpose(1, 0, 2), parts], axis=1)
-            ticks = np.concatenate([np.arange(first, frontier + 1), ticks])
+        for i in range(n_settled):
+            _, q, v, a, block = self._entry(first + i)
+            parts[:, i] = (q, v, a) if block is None else block
         times = self._t0 + self.tick_s * ticks - now_s
         return Trajectory(
             start_s=now_s,
@@ -332,6 +356,20 @@ class Limiter:
             acceleration=parts[2],
             observed_s=observed_s,
         )
+
+
+    def _layout(self, ahead: int, stride: int) -> tuple[int, NDArray[np.int64], Array]:
+        """Of a message whose first point is so many ticks after the frontier: how many settled ticks it begins with,
+        which rows of the brake follow, and all its ticks (P,), counted from the frontier.
+        """
+        found = self._layouts.get((ahead, stride))
+        if found is None:
+            m, n_settled = self.brake.ticks, max(1 - ahead, 0)
+            begin = min(max(ahead, 1), m)
+            rows = np.arange(m - (m - begin) // stride * stride, m + 1, stride)
+            found = n_settled, rows - 1, np.concatenate([np.arange(ahead, ahead + n_settled), rows]).astype(np.float64)
+            self._layouts[ahead, stride] = found
+        return found
 
 
 def _within(rates: Six, caps: tuple[float, float]) -> bool:

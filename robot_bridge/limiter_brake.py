@@ -49,7 +49,11 @@ class Brake:
 
     def points(self, q: list[float], v: list[float], a: list[float]) -> Array:
         """(3 M, N): positions, then velocities, then accelerations after 1 to M ticks."""
-        return self._basis @ np.array([q, v, a])
+        return self.points_of(np.array([q, v, a]))
+
+    def points_of(self, state: Array) -> Array:
+        """As `points`, of (3, N): position, velocity, acceleration."""
+        return self._basis @ state
 
     def first_acceleration(self, v: list[float], a: list[float]) -> list[float]:
         """(N,) after one tick."""

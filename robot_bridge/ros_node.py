@@ -21,12 +21,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from foreact.robot_bridge import ros_parameters
 from foreact.robot_bridge.config import Robot, load_robot
+from foreact.robot_bridge.made_up import made_up
 from foreact.robot_bridge.network import Range, read_network
-from foreact.robot_bridge.types import CameraFrame, JointSample, State
+from foreact.robot_bridge.types import State
 from foreact.vla.errors import ForeActError
 
 if TYPE_CHECKING:
@@ -314,25 +313,6 @@ def _answer_always(node: Any) -> None:
             return response
 
     service.callback = answer
-
-
-def made_up(robot: Robot) -> tuple[dict[str, CameraFrame], JointSample]:
-    """Pictures and joints of the right shapes to time a policy with: grey noise, and joints in the middle of their
-    ranges."""
-    noise, now = np.random.default_rng(0), time.monotonic()
-    frames = {
-        camera.name: CameraFrame(
-            camera=camera.name, image=noise.integers(0, 256, (camera.height, camera.width, 3), np.uint8), stamp_s=0.0,
-            received_s=now, sequence=0,
-        )
-        for camera in robot.contract.cameras
-    }  # fmt: skip
-    arm = robot.arm()
-    middle = (np.array(arm.position_low) + np.array(arm.position_high)) / 2
-    joints = JointSample(
-        position=middle, velocity=np.zeros_like(middle), gripper_width_m=arm.gripper.open_m, stamp_s=0.0, received_s=now
-    )
-    return frames, joints
 
 
 def main(arguments: list[str] | None = None) -> int:

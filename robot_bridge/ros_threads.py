@@ -18,7 +18,7 @@ class Latest:
     """
 
     def __init__(self, name: str, on_error: Callable[[Exception], None] = lambda error: None):
-        self._jobs: dict[Hashable, Callable[[], None]] = {}
+        self._jobs: dict[Hashable, Callable[[], object]] = {}
         self._news = threading.Condition()
         self._closing = False
         self._on_error = on_error
@@ -27,7 +27,7 @@ class Latest:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, key: Hashable, job: Callable[[], None]) -> None:
+    def put(self, key: Hashable, job: Callable[[], object]) -> None:
         """Do this next, instead of what waits under the same key; returns at once."""
         with self._news:
             if self._closing:
@@ -68,7 +68,7 @@ class Queue:
     """
 
     def __init__(self, name: str, on_error: Callable[[Exception], None] = lambda error: None, waiting: int = 16):
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: deque[Callable[[], object]] = deque()
         self._news = threading.Condition()
         self._closing = False
         self._on_error, self._waiting = on_error, waiting
@@ -76,7 +76,7 @@ class Queue:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, job: Callable[[], None]) -> bool:
+    def put(self, job: Callable[[], object]) -> bool:
         """Do this after what waits; False if too much does. Returns at once."""
         with self._news:
             if self._closing or len(self._jobs) >= self._waiting:

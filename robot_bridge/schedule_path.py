@@ -24,13 +24,15 @@ class Path:
         knots: Shape (M, N) [rad], M >= 2.
     """
 
-    __slots__ = ("_knots", "_slopes", "end", "origin")
+    __slots__ = ("_knots", "_piece", "_slopes", "end", "origin")
 
     def __init__(self, origin: float, knots: Array):
         self.origin = origin
         self.end = origin + len(knots) - 1
         """Time of the last knot [steps]."""
         self._knots, self._slopes = knots, slopes(knots)
+        self._piece: tuple[int, list[tuple[float, ...]]] = (-1, [])
+        """The piece that was asked for last, and its coefficients, joint by joint."""
 
     def at(self, time: float) -> tuple[Array, Array]:
         """Joints (N,) [rad] and their speed (N,) [rad/step]; outside the path, those of the nearer end, at rest."""
@@ -47,6 +49,23 @@ class Path:
         # Horner form of the Hermite cubic: q0 + m0 s + (3 way - 2 m0 - m1) s^2 + (m0 + m1 - 2 way) s^3
         b, c = 3.0 * way - 2.0 * m0 - m1, m0 + m1 - 2.0 * way
         return q0 + s * (m0 + s * (b + s * c)), m0 + s * (2.0 * b + 3.0 * s * c)
+
+    def position(self, time: float) -> list[float]:
+        """The joints of `at` (N,) [rad] in plain floats, number by number the same: asked for in every tick."""
+        place = time - self.origin
+        last = len(self._knots) - 1
+        if place <= 0.0 or place >= last:
+            return self._knots[0 if place <= 0.0 else last].tolist()
+        i = int(place)
+        s = place - i
+        known, piece = self._piece
+        if known != i:
+            q0, q1, m0, m1 = self._knots[i], self._knots[i + 1], self._slopes[i], self._slopes[i + 1]
+            way = q1 - q0
+            b, c = 3.0 * way - 2.0 * m0 - m1, m0 + m1 - 2.0 * way
+            piece = list(zip(q0.tolist(), m0.tolist(), b.tolist(), c.tolist(), strict=True))
+            self._piece = (i, piece)
+        return [q + s * (m + s * (b + s * c)) for q, m, b, c in piece]
 
     def positions(self, times: Array) -> Array:
         """(T, N) [rad] at times (T,), as `at` one by one."""
@@ -85,11 +104,12 @@ class Fade:
         length: Steps.
     """
 
-    __slots__ = ("_gap", "_speed", "begin", "length")
+    __slots__ = ("_gap", "_pairs", "_speed", "begin", "length")
 
     def __init__(self, begin: float, gap: Array, gap_speed: Array, length: float):
         self.begin, self.length = begin, length
         self._gap, self._speed = gap, gap_speed
+        self._pairs = list(zip(gap.tolist(), gap_speed.tolist(), strict=True))
 
     def at(self, time: float) -> tuple[Array, Array] | None:
         """Offset (N,) [rad] and its speed (N,) [rad/step]; None when it has ended. Before `begin` it is constant."""
@@ -100,6 +120,15 @@ class Fade:
         offset = (1.0 - u) ** 2 * ((1.0 + 2.0 * u) * self._gap + u * self.length * self._speed)
         speed = 6.0 * u * (u - 1.0) / self.length * self._gap + (1.0 - u) * (1.0 - 3.0 * u) * self._speed
         return offset, speed
+
+    def offset(self, time: float) -> list[float] | None:
+        """The offset of `at` (N,) [rad] in plain floats."""
+        u = (time - self.begin) / self.length
+        if u >= 1.0:
+            return None
+        u = max(u, 0.0)
+        square, of_gap, of_speed = (1.0 - u) ** 2, 1.0 + 2.0 * u, u * self.length
+        return [square * (of_gap * gap + of_speed * speed) for gap, speed in self._pairs]
 
     def positions(self, times: Array) -> Array:
         """(T, N) offsets [rad] at times (T,), as `at` one by one."""

@@ -91,6 +91,10 @@ class _Plan:
         faded = self.fade.at(time)
         return (position, speed) if faded is None else (position + faded[0], speed + faded[1])
 
+    def position(self, time: float) -> list[float]:
+        position, faded = self.path.position(time), self.fade.offset(time)
+        return position if faded is None else [x + y for x, y in zip(position, faded, strict=True)]
+
     def positions(self, times: Array) -> Array:
         return self.path.positions(times) + self.fade.positions(times)
 
@@ -157,10 +161,15 @@ class Scheduler:
 
     def target(self, step: float) -> tuple[Array, float] | None:
         """Joints (N,) [rad] and gripper command at time `step`; None where no plan reaches: stop, repeat nothing."""
+        found = self.aim(step)
+        return None if found is None else (np.array(found[0]), found[1])
+
+    def aim(self, step: float) -> tuple[list[float], float] | None:
+        """`target` in plain floats."""
         plan = self._plan
         if plan is None or step > plan.path.end + _TINY:
             return None
-        return plan.at(step)[0].copy(), float(plan.gripper[plan.row(step)])
+        return plan.position(step), float(plan.gripper[plan.row(step)])
 
     def speed(self, step: float) -> Array | None:
         """(N,) [rad/s] of the target at time `step`; None as in `target`."""

@@ -5,7 +5,7 @@ A watch is told what came (`on_...`) and asked in every tick (`findings`); `miss
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from foreact.robot_bridge.causes import Finding
@@ -14,8 +14,8 @@ from foreact.robot_bridge.causes import Finding
 class Watch(Protocol):
     """What the gate asks of each."""
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
-        """What is wrong now; nothing, almost always."""
+    def findings(self, now_s: float) -> Sequence[Finding]:
+        """What is wrong now; nothing, almost always. (A sequence: in every tick, a generator would cost more than the look.)"""
         ...
 
     def missing(self, now_s: float) -> Iterable[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import google_crc32c
 import numpy as np
@@ -21,6 +21,7 @@ class CameraWatch:
     def __init__(self, rule: CameraRule, settings: GateSettings, clock: ClockWatch):
         self.rule, self._settings, self._clock = rule, settings, clock
         self._hold_s = max(settings.camera_hold_s, settings.camera_hold_frames / rule.rate_hz)
+        self._frozen_frames = settings.frozen_frames
         self._encoding = rule.encoding
         self._order = StampOrder(clock, settings.future_s)
         self.reset()
@@ -88,21 +89,26 @@ class CameraWatch:
         """Whether a policy may look at the newest picture."""
         return self.age_s(now_s) <= self._hold_s and not self._contract
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
+    def findings(self, now_s: float) -> Sequence[Finding]:
         """See `Watch`."""
+        age = self.age_s(now_s)
+        frozen = self._equal >= self._frozen_frames and self._moved > self._settings.frozen_motion_rad
+        if not (self._contract or age > self._hold_s or frozen):
+            return ()
+        found: list[Finding] = []
         name, settings = self.rule.name, self._settings
         if self._contract:
             self._told = True
-            yield Finding(Cause.IMAGE_CONTRACT, f"camera {name} sent {self._contract}", fault=True)
-        age = self.age_s(now_s)
+            found.append(Finding(Cause.IMAGE_CONTRACT, f"camera {name} sent {self._contract}", fault=True))
         if age > self._hold_s:
             cause, why = (Cause.STAMPS, f"; it was {self._stamps}") if self._stamps else (Cause.CAMERA_STALE, "")
             how_old = "has sent no picture" if math.isinf(age) else f"is {milliseconds(age)} old"
             message = f"camera {name} {how_old}, bound {milliseconds(self._hold_s)}{why}"
-            yield Finding(cause, message, fault=age > settings.camera_fault_s)
-        if self._equal >= settings.frozen_frames and self._moved > settings.frozen_motion_rad:
+            found.append(Finding(cause, message, fault=age > settings.camera_fault_s))
+        if frozen:
             message = f"camera {name} sent {self._equal} equal pictures while a joint moved by {self._moved:.3f} rad"
-            yield Finding(Cause.CAMERA_FROZEN, message)
+            found.append(Finding(Cause.CAMERA_FROZEN, message))
+        return found
 
     def missing(self, now_s: float) -> Iterable[Finding]:
         """See `Watch`."""
@@ -134,11 +140,12 @@ class SyncWatch:
         self.drops += 1
         return f"the pictures are {milliseconds(self._spread_s)} apart, bound {milliseconds(self._settings.sync_s)}"
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
+    def findings(self, now_s: float) -> Sequence[Finding]:
         """See `Watch`."""
-        if self._dropped >= self._settings.sync_drops:
-            message = f"{self._dropped} observations in a row: pictures {milliseconds(self._spread_s)} apart"
-            yield Finding(Cause.CAMERAS_OUT_OF_SYNC, message)
+        if self._dropped < self._settings.sync_drops:
+            return ()
+        message = f"{self._dropped} observations in a row: pictures {milliseconds(self._spread_s)} apart"
+        return (Finding(Cause.CAMERAS_OUT_OF_SYNC, message),)
 
     def missing(self, now_s: float) -> Iterable[Finding]:
         """See `Watch`."""

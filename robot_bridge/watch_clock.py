@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from foreact.robot_bridge.causes import Cause, Finding
 from foreact.robot_bridge.gate_settings import GateSettings
@@ -20,7 +20,7 @@ class ClockWatch:
     """Knows what a stamp means."""
 
     def __init__(self, settings: GateSettings):
-        self._settings = settings
+        self._settings, self._settle_s = settings, settings.clock_settle_s
         self._offset_s: float | None = None
         self._read_s = 0.0
         self._jumped_s = -math.inf
@@ -48,16 +48,17 @@ class ClockWatch:
     def age_s(self, stamp_s: float, now_s: float) -> float | None:
         """How old a message with this stamp is now [s]; None if nobody knows: no clock was read, or it has just jumped
         and the stamps may be from before."""
-        if self._offset_s is None or now_s - self._jumped_s < self._settings.clock_settle_s:
+        if self._offset_s is None or now_s - self._jumped_s < self._settle_s:
             return None
         return now_s + self._read_s - stamp_s
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
+    def findings(self, now_s: float) -> Sequence[Finding]:
         """See `Watch`."""
         since = now_s - self._jumped_s
-        if since < self._settings.clock_settle_s:
-            message = f"the clock of the stamps jumped by {self._jump_s:+.3f} s, {since:.2f} s ago"
-            yield Finding(Cause.CLOCK_JUMP, message)
+        if since >= self._settle_s:
+            return ()
+        message = f"the clock of the stamps jumped by {self._jump_s:+.3f} s, {since:.2f} s ago"
+        return (Finding(Cause.CLOCK_JUMP, message),)
 
     def missing(self, now_s: float) -> Iterable[Finding]:
         """See `Watch`."""

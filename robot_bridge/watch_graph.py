@@ -34,7 +34,7 @@ class GraphWatch:
             self._problems.extend(_problems(report))
             self._absent.extend(_absent(report))
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
+    def findings(self, now_s: float) -> Sequence[Finding]:
         """See `Watch`."""
         return self._problems
 

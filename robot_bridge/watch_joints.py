@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class JointWatch:
         step = np.abs(self.newest.position - self._before.position).max()
         return float(step) / (self.newest.received_s - self._before.received_s)
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
+    def findings(self, now_s: float) -> Sequence[Finding]:
         """See `Watch`."""
         settings = self._settings
         age = math.inf if self.newest is None else now_s - self.newest.received_s
@@ -85,13 +85,14 @@ class JointWatch:
                 Cause.JOINTS_STALE, "")  # fmt: skip
             how_old = "were never seen" if math.isinf(age) else f"are {milliseconds(age)} old"
             message = f"the joints {how_old}, bound {milliseconds(settings.joints_hold_s)}{why}"
-            yield Finding(cause, message, fault=age > settings.joints_fault_s)
-        elif settings.gripper_required:
+            return (Finding(cause, message, fault=age > settings.joints_fault_s),)
+        if settings.gripper_required:
             age = now_s - self._gripper_s
             if age > settings.gripper_hold_s:
                 how_old = "was never seen" if math.isinf(age) else f"is {milliseconds(age)} old"
                 message = f"the gripper's width {how_old}, bound {milliseconds(settings.gripper_hold_s)}"
-                yield Finding(Cause.GRIPPER_SILENT, message, fault=age > settings.gripper_fault_s)
+                return (Finding(Cause.GRIPPER_SILENT, message, fault=age > settings.gripper_fault_s),)
+        return ()
 
     def missing(self, now_s: float) -> Iterable[Finding]:
         """See `Watch`."""

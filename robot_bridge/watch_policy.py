@@ -54,21 +54,21 @@ class PolicyWatch:
             if found.get(name) != expected
         ]
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
+    def findings(self, now_s: float) -> Sequence[Finding]:
         """See `Watch`."""
         settings = self._settings
         if self._lost:
             late = now_s - self._lost_s > settings.policy_fault_s - settings.policy_hold_s
-            yield Finding(Cause.POLICY_LOST, f"the policy was lost: {self._lost}", fault=late)
-            return
+            return (Finding(Cause.POLICY_LOST, f"the policy was lost: {self._lost}", fault=late),)
+        found: list[Finding] = []
         silence = now_s - self._alive_s
         if silence > settings.policy_hold_s:
             how_long = "was never heard of" if math.isinf(silence) else f"has been silent for {milliseconds(silence)}"
             message = f"the policy {how_long}, bound {milliseconds(settings.policy_hold_s)}"
-            yield Finding(Cause.POLICY_LOST, message, fault=silence > settings.policy_fault_s)
+            found.append(Finding(Cause.POLICY_LOST, message, fault=silence > settings.policy_fault_s))
         if self._identity is not None and settings.identity:
-            for problem in self.identity_problems():
-                yield Finding(Cause.POLICY_IDENTITY, problem, fault=True)
+            found += [Finding(Cause.POLICY_IDENTITY, problem, fault=True) for problem in self.identity_problems()]
+        return found
 
     def missing(self, now_s: float) -> Iterable[Finding]:
         """See `Watch`."""

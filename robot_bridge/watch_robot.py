@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from foreact.robot_bridge.causes import Cause, Finding
 from foreact.robot_bridge.gate_settings import GateSettings
@@ -36,12 +36,16 @@ class RobotWatch:
         while self._packets and now_s - self._packets[0][0] > self._settings.packet_window_s:
             self._packets.popleft()
 
-    def findings(self, now_s: float) -> Iterable[Finding]:
+    def findings(self, now_s: float) -> Sequence[Finding]:
         """See `Watch`."""
+        if self.mode is RobotMode.OK:
+            return ()
         if self.stopped:
-            yield Finding(Cause.ROBOT_MODE, f"the robot reports {self.mode.value.replace('_', ' ')}", fault=True)
-        elif self._settings.require_mode and self.mode is RobotMode.UNKNOWN:
-            yield Finding(Cause.ROBOT_MODE, "the robot has not said that it is well")
+            said = self.mode.value.replace("_", " ")
+            return (Finding(Cause.ROBOT_MODE, f"the robot reports {said}", fault=True),)
+        if self._settings.require_mode:
+            return (Finding(Cause.ROBOT_MODE, "the robot has not said that it is well"),)
+        return ()
 
     def missing(self, now_s: float) -> Iterable[Finding]:
         """See `Watch`."""

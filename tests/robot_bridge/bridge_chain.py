@@ -130,7 +130,8 @@ class ClockedPolicy(PolicyThread):
 
     @property
     def busy(self) -> bool:
-        return bool(self.pending) and self.silent_since_s is not None or any(due > self.clock() for due, _, _ in self.pending)
+        silent = self.silent_since_s is not None
+        return any(silent or due > self.clock() for due, _, _ in self.pending)
 
     def ask(self, question: Question) -> bool:
         if len(self.pending) >= 8:

@@ -15,6 +15,7 @@ from foreact.datasets.store import Store
 from foreact.datasets.verify import verify_store
 from foreact.robot_bridge import record_session
 from foreact.robot_bridge.causes import Cause
+from foreact.robot_bridge.observe import Observer
 from foreact.robot_bridge.planner_hook import robot_hook
 from foreact.robot_bridge.record_bridge import BridgeRecorder
 from foreact.robot_bridge.types import State
@@ -166,6 +167,7 @@ def test_arming_that_nobody_waits_for_any_more_is_not_done(tmp_path: Path) -> No
     assert world.state is State.DISARMED  # that is always welcome, however late
 
 
+@pytest.mark.fault("B24", n=5, event="the way from picture to command is measured for every plan and published")
 def test_diagnostics_say_once_a_second_what_everybody_does(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.go(seconds=3.0)
@@ -295,6 +297,18 @@ def test_relative_actions_of_the_contract_move_the_tool_as_they_say(tmp_path: Pa
     # 12 steps of 0.4 * 20 mm each way
     assert np.ptp(path[:, 2]) == pytest.approx(12 * 0.008, abs=0.012)
     assert np.ptp(path[:, :2], axis=0).max() < 0.01
+
+
+def test_actions_of_a_policy_with_another_order_are_kept_as_the_robots_contract_has_them(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    own = world.settings.contract
+    required = own.model_copy(update={"action": (own.action[2], own.action[0], own.action[1])})  # gripper first
+    world.bridge._observer = Observer(world.settings, world.kinematics, required)
+    world.script.change = lambda reply, _: {**reply, "actions": np.tile(np.arange(7.0), (10, 1))}
+    world.go(seconds=1.0)
+    found = world.bridge.executed_action()
+    assert found is not None
+    assert found.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0]
 
 
 # ---- recording -------------------------------------------------------------------------------------------------------

@@ -178,7 +178,9 @@ def test_whatever_goes_wrong_is_seen_in_time_and_the_arm_stops_100(bad: Bad, tmp
     all_stop(bad, tmp_path, 100)
 
 
-@pytest.mark.fault("B6", n=4, event="the bridge dies (SIGKILL) at a random moment: the arm stops by itself (whole chain)")
+@pytest.mark.fault(
+    "B6", n=4, event="the bridge dies (SIGKILL) at a random moment: the arm stops by itself (whole chain)"
+)
 @pytest.mark.parametrize("number", range(4))
 def test_the_arm_needs_nobody_to_stop(number: int, tmp_path: Path) -> None:
     world = World(tmp_path, number, sweep=0.1, turn=0.45)
@@ -190,7 +192,9 @@ def test_the_arm_needs_nobody_to_stop(number: int, tmp_path: Path) -> None:
     assert far_m <= STOP_M
 
 
-@pytest.mark.fault("B9", n=6, event="the bridge is stopped and goes on (SIGSTOP, SIGCONT, suspend): no motion without re-arm")
+@pytest.mark.fault(
+    "B9", n=6, event="the bridge is stopped and goes on (SIGSTOP, SIGCONT, suspend): no motion without re-arm"
+)
 @pytest.mark.parametrize("asleep_s", [0.6, 0.8, 1.2, 2.0, 5.0, 60.0])
 def test_a_bridge_that_slept_does_not_go_on(asleep_s: float, tmp_path: Path) -> None:
     world = World(tmp_path)
@@ -223,14 +227,18 @@ def test_a_bridge_that_was_late_holds_and_goes_on(late_s: float, tmp_path: Path)
     assert min(speed for t, speed, _ in world.moves if since < t < before) <= REST
 
 
-@pytest.mark.fault("B15", n=30, event="an emergency stop is released: FAULT stays, nothing is sent, nothing moves (whole chain)")
+@pytest.mark.fault(
+    "B15", n=30, event="an emergency stop is released: FAULT stays, nothing is sent, nothing moves (whole chain)"
+)
 @pytest.mark.parametrize("mode", [RobotMode.EMERGENCY_STOP, RobotMode.PROTECTIVE_STOP, RobotMode.REFLEX])
 def test_release_of_an_emergency_stop_moves_nothing(mode: RobotMode, tmp_path: Path) -> None:
     emergency_stops(mode, tmp_path, 10)
 
 
 @pytest.mark.slow
-@pytest.mark.fault("B15", n=102, event="an emergency stop is released: FAULT stays, nothing is sent, nothing moves (whole chain)")
+@pytest.mark.fault(
+    "B15", n=102, event="an emergency stop is released: FAULT stays, nothing is sent, nothing moves (whole chain)"
+)
 @pytest.mark.parametrize("mode", [RobotMode.EMERGENCY_STOP, RobotMode.PROTECTIVE_STOP, RobotMode.REFLEX])
 def test_release_of_an_emergency_stop_moves_nothing_102(mode: RobotMode, tmp_path: Path) -> None:
     emergency_stops(mode, tmp_path, 34)
@@ -343,7 +351,9 @@ def test_a_chunk_that_runs_out_stops_the_arm(tmp_path: Path) -> None:
     assert world.gate.cause is Cause.EXHAUSTED
 
 
-@pytest.mark.fault("B21", n=2, event="the server states another checkpoint or contract than the robot file (whole chain)")
+@pytest.mark.fault(
+    "B21", n=2, event="the server states another checkpoint or contract than the robot file (whole chain)"
+)
 @pytest.mark.parametrize("name", ["checkpoint", "contract_hash"])
 def test_a_robot_file_can_insist_on_one_policy(name: str, tmp_path: Path) -> None:
     from bridge_chain import small_robot

@@ -37,7 +37,9 @@ def unsafe(world: World, since_s: float) -> str:
     tool = np.array([p for _, _, p in after])
     if np.abs(np.diff(tool, axis=0)).max() / world.body.period_s > 1.2 * arm.tcp_speed_m_s:
         return "the tool is too fast"
-    if (tool < np.array(arm.workspace_low_base) - 0.01).any() or (tool > np.array(arm.workspace_high_base) + 0.01).any():
+    if (tool < np.array(arm.workspace_low_base) - 0.01).any() or (
+        tool > np.array(arm.workspace_high_base) + 0.01
+    ).any():
         return "out of the workspace"
     # what comes after its own end is refused, as a controller should
     return "; ".join(alarm for alarm in world.robot.alarms if "in the past" not in alarm)

@@ -270,7 +270,7 @@ def bridge(start: Callable[..., Process], policy_url: str) -> Callable[..., Proc
     """Starts bridges, not configured yet."""
 
     def run(name: str = "foreact", **parameters: Any) -> Process:
-        given = {"url": policy_url, **parameters}
+        given = {"url": policy_url, "policy_timeout_s": 10.0, **parameters}
         words = [w for key, value in given.items() for w in ("-p", f"{key}:={_yaml(value)}")]
         return start([
             sys.executable, "-m", "foreact.robot_bridge.ros_node", "--ros-args", "-r", f"__node:={name}", *words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -131,8 +130,6 @@ def test_the_demo_under_ros2_launch(
     assert "sensor_msgs/msg/Image" in ros2("topic", "type", "/rgb_static/image_raw")
     assert "cannot be changed" in ros2("param", "set", "/foreact", "speed_scale", "1.0")
     assert float(ros2("param", "get", "/foreact", "speed_scale").split()[-1]) == 0.0
-    last = json.loads(states[-1][1].data)
-    assert last["state"] in ("running", "hold"), last
     assert launch.end(timeout_s=60.0) in (0, 1), launch.text
     assert not bridges(), launch.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -42,7 +43,8 @@ class Child:
         )  # fmt: skip
         self.lines: queue.Queue[dict[str, Any]] = queue.Queue()
         assert self.process.stdout is not None
-        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
 
     def _read(self, out: IO[str]) -> None:
         for line in out:
@@ -108,7 +110,11 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self._file.close()
+        self._reader.join(_GRACE_S)
+        for pipe in (self.process.stdin, self.process.stdout, self._file):
+            if pipe is not None and not (pipe is self.process.stdout and self._reader.is_alive()):
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 class Stand:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -73,9 +74,9 @@ class Report:
         return {
             "seconds": self.seconds, "instructions": self.instructions, "not_armed": self.not_armed,
             "holds": dict(self.holds), "faults": dict(self.faults), "loop": self.loop,
-            "memory_mib": {p: [first[1], last[1]] for p, (first, *_, last) in self.memory.items()},
             "memory_mib_per_hour": {p: self.slope(p) for p in self.memory},
-            "open_files": {p: [counts[0], counts[-1]] for p, counts in self.files.items()},
+            "memory": self.memory,
+            "open_files": self.files,
             "problems": self.problems(),
         }  # fmt: skip
 
@@ -123,6 +124,7 @@ def soak_test(
             report.loop = _loop(person)
         finally:
             person.close()
+    (out / "soak.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
     return report
 
 
