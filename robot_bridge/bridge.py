@@ -256,7 +256,8 @@ class Bridge:
 
     def executed_action(self) -> np.ndarray | None:
         """(A,) of the robot's contract: what is executed in the present step, by the newest chunk in it."""
-        source = self.gate.motion.scheduler.source(self.gate.step)
+        find = getattr(self.gate.motion.scheduler, "source", None)
+        source = None if find is None else find(self.gate.step)
         actions = None if source is None else self._actions.get(source.sequence)
         return None if source is None or actions is None else actions[min(source.row, len(actions) - 1)]
 

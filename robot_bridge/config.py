@@ -56,7 +56,7 @@ class Robot(_Part):
     """Corner of the box that the tool stays in here, base frame [m]; None: that of the limits file."""
     workspace_high_base: tuple[float, float, float] | None = None
     contract: Contract
-    """What the robot offers: its cameras as they are sent, the state the bridge computes, the actions it understands."""
+    """What the robot offers: cameras as they are sent, the state the bridge computes, the actions it understands."""
     topics: Mapping[str, Any] = Field(default_factory=dict)
     """See `foreact.robot_bridge.topic_names.TopicNames`."""
     output: Literal["joint_trajectory", "action", "servo_twist"] = "joint_trajectory"

@@ -352,7 +352,10 @@ class Gate:
         if self.state is not State.HOLD:
             self._hold_s = now_s
         self._rest_s, self._clear_s = math.inf, None
-        self._relaxing = self._relaxing or finding.cause is Cause.LEASH
+        held, self.motion.taut = self.motion.taut, False
+        if held and finding.cause is Cause.DISCONTINUITY:  # the command waited for the arm, and the policy did not
+            finding = Finding(Cause.LEASH, f"the arm does not follow: {finding.message}")
+        self._relaxing = self._relaxing or held or finding.cause is Cause.LEASH
         self._enter(now_s, State.HOLD, finding.cause, finding.message)
 
     def _holding(self, now_s: float, finding: Finding | None) -> None:
@@ -394,5 +397,4 @@ class Gate:
         self._log(now_s, "state", cause or "", message)
 
     def _log(self, now_s: float, kind: str, cause: str, message: str, **data: float | int | str) -> None:
-        event = Event(at_s=now_s, kind=kind, cause=str(cause), message=message, state=self.state, data=data)
-        self.log.append(event)
+        self.log.append(Event(at_s=now_s, kind=kind, cause=str(cause), message=message, state=self.state, data=data))

@@ -24,6 +24,9 @@ Array = NDArray[np.float64]
 
 _RELAX_RAD_S = 0.2
 _RELAXED_RAD = 0.002
+_SLACK, _TAUT = 0.2, 0.9
+"""Parts of the leash: an arm that follows well is nearer to its command than the one. If it is not, its plan may end as
+far away as the other; what is left of the leash is for the tick that goes further."""
 
 
 class TargetSource(Protocol):
@@ -77,6 +80,8 @@ class Motion:
         self.clipped: dict[str, int] = {}
         """Ticks that were kept from their target, by what kept them."""
         self._leash_since_s: float | None = None
+        self.taut = False
+        """Whether the plan is not moved on, because the arm does not follow."""
         self._held_at: list[float] | None = None
         self._asked: tuple[int, list[float]] | None = None
         """The last target, and the tick that it was for."""
@@ -111,6 +116,7 @@ class Motion:
         self.running, self.observed_s = False, None
         self._step0 = 0
         self._leash_since_s = self._held_at = None
+        self.taut = False
         self.scheduler.reset()
         self.scheduler.flush(0.0)
         self._forget_clips()
@@ -120,6 +126,7 @@ class Motion:
         self.limiter.catch_up(now_s)
         self.running, self._asked = True, None
         self._leash_since_s = self._held_at = None
+        self.taut = False
         self._step0_s = self.limiter.time_of(self.limiter.frontier)
         self._forget_clips()
 
@@ -141,6 +148,8 @@ class Motion:
         """Move the plan on as far as it should reach; what is wrong with where it is led, if anything is."""
         limiter = self.limiter
         limiter.catch_up(now_s)
+        if self.taut:  # into the brake, which ends within the leash
+            return None
         for _ in range(limiter.missing(now_s)):
             step = self.step_at(limiter.time_of(limiter.frontier + 1))
             found = self.scheduler.aim(step)
@@ -224,20 +233,41 @@ class Motion:
         return far_rad, math.dist(self.kinematics.position(a), self.kinematics.position(b))
 
     def leash(self, measured: Sequence[float], now_s: float) -> Finding | None:
-        """Whether the arm has been too far from its command for too long."""
+        """Whether the arm has not followed its command for too long: it is beyond the leash, or would be if the command
+        went on. (`taut` then keeps the command from going on at once.)
+        """
         limits = self._limits
         command = self.limiter.command(now_s)
         far_rad, far_m = self._distance(measured, command, limits.leash_rad, limits.leash_m)
-        if far_rad <= limits.leash_rad and far_m <= limits.leash_m:
+        beyond = far_rad > limits.leash_rad or far_m > limits.leash_m
+        self.taut = beyond or self._is_taut(measured, command, far_rad)
+        if not self.taut:
             self._leash_since_s = None
             return None
         if self._leash_since_s is None:
             self._leash_since_s = now_s
         if now_s - self._leash_since_s < self.settings.leash_s - 1e-9:
             return None
+        far_m = self._distance(measured, command, 0.0, 0.0)[1]
         return Finding(
             Cause.LEASH, f"the arm is {far_rad:.3f} rad and {1000 * far_m:.0f} mm from where it is commanded to be"
         )
+
+    def _is_taut(self, measured: Sequence[float], command: Sequence[float], far_rad: float) -> bool:
+        """Whether the arm lags, and what is planned already leads almost to the end of the leash.
+
+        At a quarter of the joint speeds the way from the command to the end of the plan is up to 0.08 rad, which is no
+        lag: so both count. A lag of the tool is judged by its upper bound, which costs less than the tool's position.
+        """
+        limits = self._limits
+        if far_rad <= _SLACK * limits.leash_rad:
+            reach = self.kinematics.reach_m
+            sway = sum([abs(x - y) * r for x, y, r in zip(measured, command, reach, strict=True)])
+            if sway <= _SLACK * limits.leash_m:
+                return False
+        least_rad, least_m = _TAUT * limits.leash_rad, _TAUT * limits.leash_m
+        end_rad, end_m = self._distance(measured, self.limiter.end, least_rad, least_m)
+        return end_rad > least_rad or end_m > least_m
 
     def trajectory(self, now_s: float, observed_s: float | None) -> Trajectory:
         """The plan as a message."""

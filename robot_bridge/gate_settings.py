@@ -56,7 +56,7 @@ class GateSettings(_Part):
     clip_window_s: Seconds = 1.0
     """HOLD when more than this part of the ticks of this time was kept from its target by joint limits or the box."""
     leash_s: Seconds = 0.2
-    """How long the arm may be beyond the leash."""
+    """How long the arm may be at the end of the leash."""
     rest_rad_s: Annotated[float, Field(gt=0.0, le=0.1)] = 0.01
     """A joint slower than this rests."""
 

@@ -15,7 +15,7 @@ class Watch(Protocol):
     """What the gate asks of each."""
 
     def findings(self, now_s: float) -> Sequence[Finding]:
-        """What is wrong now; nothing, almost always. (A sequence: in every tick, a generator would cost more than the look.)"""
+        """What is wrong now; nothing, almost always. No generator: in every tick it would cost more than the look."""
         ...
 
     def missing(self, now_s: float) -> Iterable[Finding]:

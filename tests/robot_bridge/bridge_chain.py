@@ -287,12 +287,12 @@ class World:
         self.run(seconds)
         assert self.state is State.RUNNING, self.tail()
 
-    def rest_after(self, since_s: float, within_s: float = 1.5) -> tuple[float, float]:
+    def rest_after(self, since_s: float, within_s: float = 1.5, rest: float = REST) -> tuple[float, float]:
         """Go on for so long; when the arm came to rest after `since_s` [s], and how far the tool went after it [m]."""
         self.run(max(0.0, since_s + within_s - self.now_s))
         after = [m for m in self.moves if m[0] > since_s]
         before = [m for m in self.moves if m[0] <= since_s]
-        moving = [t - since_s for t, speed, _ in after if speed > REST]
+        moving = [t - since_s for t, speed, _ in after if speed > rest]
         far = max(float(np.linalg.norm(p - before[-1][2])) for _, _, p in after)
         return max(moving, default=0.0), far
 

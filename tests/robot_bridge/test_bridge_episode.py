@@ -217,7 +217,7 @@ def test_foresight_that_does_not_come_true_is_a_warning_and_nothing_else(
     try:
         for i in range(40):  # the room grows lighter and darker between a plan and the step that it foresees
             world.body.level = 160 if world.body.level == 100 else 100
-            world.until(lambda s=world.gate.step: world.gate.step > s + i % 2)
+            world.until(lambda s=world.gate.step + i % 2: world.gate.step > s)
         assert world.state is State.RUNNING, world.tail()
         assert world.bridge.watch.ratio is not None
         assert world.bridge.watch.warns is warns

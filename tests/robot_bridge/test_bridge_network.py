@@ -1,4 +1,4 @@
-"""A network that loses, delays and overtakes, between bridge and robot, and between bridge and policy: HOLDs, never harm."""
+"""A network that loses, delays and overtakes, to the robot and to the policy: it costs time and does no harm."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def unsafe(world: World, since_s: float) -> str:
 
 
 def minutes(world: World, seconds: float) -> tuple[float, Counter[str]]:
-    """Go on for so long; an operator arms again after each FAULT. Part of the time that it ran, and the HOLDs by cause."""
+    """Go on for so long; an operator arms again after a FAULT. Part of the time that it ran, and its stops by cause."""
     running, began, causes = 0, world.now_s, Counter()
     before, last_try = world.state, -np.inf
     while world.now_s - began < seconds:

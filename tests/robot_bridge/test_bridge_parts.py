@@ -1,4 +1,4 @@
-"""What the bridge is put together from: the policy's thread, the mailbox, what the policy is shown, foresight, files."""
+"""What the bridge is made of: the policy's thread, the mailbox, what the policy is shown, foresight, robot files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from foreact.vla.errors import ConfigError, ForeActError
 class Client:
     """A `PolicyClient` whose server does as the test says."""
 
-    def __init__(self, work: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda request: {"of": request["n"]}):
+    def __init__(self, work: Callable[[Mapping[str, Any]], Any] = lambda request: {"of": request["n"]}):
         self.metadata: Mapping[str, Any] = {"name": "a"}
         self.work, self.there = work, True
         self.closed = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,11 +11,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from foreact.robot_bridge.causes import Cause
 from foreact.robot_bridge.event_log import EventLog, EventLogError
 from foreact.robot_bridge.gate_bench import allocation_growth, bench_gate
 from foreact.robot_bridge.gate_settings import GateSettings
+from foreact.robot_bridge.gate_world import World
+from foreact.robot_bridge.limits import load_limits
 from foreact.robot_bridge.types import Event, State
 from foreact.vla.errors import ConfigError
 
@@ -106,6 +111,66 @@ def test_the_core_needs_numpy_alone(module: str) -> None:
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )  # fmt: skip
     assert out.stdout.strip() == "[]", out.stdout
+
+
+def led(rate_rad_s: float, joint: int) -> World:
+    """A panda, one joint of which is led on and on at a rate."""
+    w = World(load_limits("panda"), rows=6)
+    steps = 1 + np.arange(6)[:, None]
+    w.plan = lambda step, anchor: anchor + rate_rad_s * w.settings.period_s * steps * np.eye(7)[joint]
+    return w.running()
+
+
+RATES = (-0.5, -0.24, 0.08, 0.5)
+
+
+@pytest.mark.fault("B22", n=7 * len(RATES), event="an arm is held at any speed: its command stays on the leash")
+@pytest.mark.parametrize("rate_rad_s", RATES)
+@pytest.mark.parametrize("joint", range(7))
+def test_the_command_stays_on_the_leash(joint: int, rate_rad_s: float) -> None:
+    w = led(rate_rad_s, joint)
+    w.blocked = True
+    tool, ended = w.gate.motion.kinematics.position, 0.0
+    for _ in range(600):
+        w.tick()
+        if w.gate.state is not State.RUNNING and not ended:
+            ended = w.now_s
+            w.silent.add("chunks")  # else it would try again, from rest
+        setpoint = w.controller.setpoint.position
+        assert np.abs(setpoint - w.measured).max() <= 0.1
+        assert math.dist(tool(setpoint.tolist()), tool(w.measured.tolist())) <= 0.05
+        if ended and w.now_s - ended > 1.6:
+            break
+    assert ended and w.gate.log.counts[Cause.LEASH] >= 1
+    # the command has come back to the arm: nothing leaps when it is let go
+    assert np.abs(w.controller.setpoint.position - w.measured).max() < 0.005
+
+
+def test_a_lag_alone_is_no_taut_leash() -> None:
+    w = led(0.05, 6)
+    for _ in range(60):  # 0.05 rad behind: half of the leash, and slow enough to stop well within it
+        w.tick()
+        w.measured = w.controller.setpoint.position - 0.05 * np.eye(7)[6]
+        assert not w.gate.motion.taut
+    assert w.gate.state is State.RUNNING
+    end = w.gate.motion.limiter.end[6]
+    w.measured = w.controller.setpoint.position - 0.095 * np.eye(7)[6]
+    w.blocked = True
+    w.run(0.1)
+    assert w.gate.motion.taut and w.gate.state is State.RUNNING
+    assert w.gate.motion.limiter.end[6] - end < 0.05 * 0.03  # the one tick that was under way, and no more
+    w.blocked = False  # it slips free: the motion goes on by itself
+    w.run(0.3)
+    assert w.gate.state is State.RUNNING and not w.gate.motion.taut
+    assert w.gate.motion.limiter.end[6] - end > 0.05 * 0.15
+
+
+@pytest.mark.parametrize("robot", ["panda", "fr3", "ur5e"])
+def test_an_arm_that_follows_is_never_kept_back_by_the_leash(robot: str) -> None:
+    w = World(load_limits(robot), speed_scale=0.5).running()
+    for _ in range(300):
+        w.tick()
+        assert not w.gate.motion.taut
 
 
 @pytest.mark.fault("B23", n=2000, event="cost of a tick")

@@ -168,6 +168,7 @@ def test_preflight_and_the_operators_commands_over_dds(
     """A robot and a bridge on real topics; preflight finds them, and an operator arms, speaks, stops and disarms."""
     pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install 'foreact[robot]'")
     import os
+    import time
 
     import typer
     from bridge_chain import ClockedPolicy, Script
@@ -185,7 +186,6 @@ def test_preflight_and_the_operators_commands_over_dds(
     from foreact.robot_bridge.observe import Observer
     from foreact.robot_bridge.operator import NoBridge, Operator
     from foreact.robot_bridge.sim_robot_loop import run_in_real_time
-    import time
 
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setattr(config, "load_robot", lambda name: ROBOT)

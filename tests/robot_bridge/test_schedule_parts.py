@@ -141,3 +141,16 @@ def test_a_wrong_setting_is_named(values: dict[str, object], named: str) -> None
 def test_settings_come_from_a_robot_file() -> None:
     found = SchedulerSettings.from_mapping({"mode": "ensemble", "acceleration": [1.0, 2]})
     assert (found.mode, found.acceleration) == ("ensemble", (1.0, 2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_plain_floats_are_the_arrays_numbers_bit_by_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    path = Path(2.3, rng.normal(size=(6, 7)))
+    fade = Fade(3.1, rng.normal(size=7), rng.normal(size=7), 1.7)
+    for time in [2.3, 7.3, *rng.uniform(1.0, 9.0, 200).tolist()]:
+        np.testing.assert_array_equal(path.position(time), path.at(time)[0])
+        offset, found = fade.offset(time), fade.at(time)
+        assert (offset is None) == (found is None)
+        if offset is not None and found is not None:
+            np.testing.assert_array_equal(offset, found[0])

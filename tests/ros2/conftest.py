@@ -3,6 +3,7 @@
 The policy server needs torch and MuJoCo: FOREACT_POLICY_PYTHON names a Python that has them, if this one has not.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import importlib.util

@@ -3,6 +3,7 @@
 Runs in a sourced ROS 2 shell with rmw_cyclonedds; rclpy and pip's cyclonedds are never in the same process.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json

@@ -1,5 +1,6 @@
 """The same functions make and read rclpy's own messages; and our bytes are the bytes that ROS 2 makes."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json

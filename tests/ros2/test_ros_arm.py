@@ -1,5 +1,6 @@
 """The whole way: pictures and joints of a ROS 2 robot to a policy server, and its plans back as motion of the arm."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json

@@ -1,5 +1,6 @@
 """The ament package: built by colcon, started by `ros2 launch`, seen by ROS 2's own tools."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os

@@ -1,5 +1,6 @@
 """Transitions, services and parameters of the node, in a process of its own."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import signal

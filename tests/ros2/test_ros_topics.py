@@ -1,5 +1,6 @@
 """The transport itself, in this process: what comes, what goes, who does not fit; and pip's cyclonedds beside it."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import itertools

@@ -127,12 +127,12 @@ def _fuzz_openpi(n: int, canary: Path, seed: int = 0) -> tuple[int, int]:
         frame = next(frames, None)
         while frame is not None:
             with websocket(url, compression=None, max_size=None, ping_interval=None) as connection:
-                connection.recv(timeout=10)
+                connection.recv(timeout=60)
                 while frame is not None:
                     try:
                         connection.send(frame)
                         frame = next(frames, None)
-                        reply = connection.recv(timeout=10)
+                        reply = connection.recv(timeout=60)
                     except ConnectionClosed:
                         break
                     if isinstance(reply, str):
@@ -140,7 +140,7 @@ def _fuzz_openpi(n: int, canary: Path, seed: int = 0) -> tuple[int, int]:
                         refused += 1
                         break
                     answered += 1
-            end = time.monotonic() + 5
+            end = time.monotonic() + 60
             while service.full and time.monotonic() < end:
                 time.sleep(0.001)
         client = connect(url, ClientSettings())
@@ -164,7 +164,7 @@ def _fuzz_gr00t(n: int, canary: Path, seed: int = 0) -> tuple[int, int]:
     with in_background(Gr00tServer(service, port=0, on_kill=killed.set)) as (url,):
         context = zmq.Context()
         asker = context.socket(zmq.REQ)
-        asker.setsockopt(zmq.RCVTIMEO, 10_000)
+        asker.setsockopt(zmq.RCVTIMEO, 60_000)
         asker.setsockopt(zmq.LINGER, 0)
         asker.connect(url.removeprefix("zmq+"))
         try:
@@ -200,10 +200,10 @@ def test_hostile_frames_at_gr00ts_door(tmp_path: Path) -> None:
 
 # In parts, since no test may run for more than minutes.
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(1, 51))
+@pytest.mark.parametrize("part", range(1, 101))
 @pytest.mark.fault("S13", n=100_000, event="hostile websocket frames")
 def test_very_many_hostile_frames_at_openpis_door(tmp_path: Path, part: int) -> None:
-    assert sum(_fuzz_openpi(2_000, tmp_path / "opened", part)) == 2_000
+    assert sum(_fuzz_openpi(1_000, tmp_path / "opened", part)) == 1_000
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from foreact.vla.errors import ForeActError
 
-SHIPPED = Path("checkpoints/gr1_tiny_desk")
+SHIPPED = Path("checkpoints/foreact_desk")
 
 
 class NoDemo(ForeActError):

@@ -124,7 +124,8 @@ class EvaluateSettings(BaseModel):
     def _one_is_judged(self) -> EvaluateSettings:
         if (self.checkpoint is None) == (self.actor is None):
             raise ValueError(
-                "say who is judged: checkpoint=DIR, actor=NAME (expert, zero, random, ...), or url=ws://HOST:PORT"
+                "say who is judged: either checkpoint=DIR or actor=NAME (expert, zero, random, ...), "
+                "or a server's url=ws://HOST:PORT"
             )
         if self.actor is not None and self.device != "cpu":
             raise ValueError("device goes with checkpoint=DIR; an actor=NAME decides itself, a server has its own")
