@@ -357,7 +357,6 @@ class Limiter:
             observed_s=observed_s,
         )
 
-
     def _layout(self, ahead: int, stride: int) -> tuple[int, NDArray[np.int64], Array]:
         """Of a message whose first point is so many ticks after the frontier: how many settled ticks it begins with,
         which rows of the brake follow, and all its ticks (P,), counted from the frontier.
