@@ -59,7 +59,7 @@ class BridgeRecorder:
         going_on = bridge.gate.state in _GOING_ON and bridge.words_id == self._words
         if self._words is not None and not going_on:
             self._end(bridge)
-        if self._words is None and bridge.gate.state is State.RUNNING and not self._is_ending():
+        if self._words is None and bridge.gate.state is State.RUNNING and not self.ending:
             self._begin(bridge)
         if self._words is not None and bridge.gate.state is State.RUNNING and bridge.gate.step != self._step:
             self._step = bridge.gate.step
@@ -88,7 +88,9 @@ class BridgeRecorder:
             self._ending = threading.Thread(target=self._finish, args=(meta,), name="end of episode", daemon=True)
             self._ending.start()
 
-    def _is_ending(self) -> bool:
+    @property
+    def ending(self) -> bool:
+        """Whether the last episode is still on its way to the disk; the next one begins after that."""
         return self._ending is not None and self._ending.is_alive()
 
     def _finish(self, meta: dict[str, str]) -> None:

@@ -151,7 +151,7 @@ def page(rows: dict[str, dict[str, Entry]]) -> str:
         "",
         "Made from the tests by `scripts/fault_matrix.py`; a test fails where this page is not what they say. N counts",
         "trials: in each run of `make test`, and in `make nightly` where that tries more. What nightly tries has been",
-        "tried in part only (see docs/robot.md, \"What was measured\"). Long runs of processes are commands too:",
+        'tried in part only (see docs/robot.md, "What was measured"). Long runs of processes are commands too:',
         "`foreact robot selftest kills --n 300` and `foreact robot selftest soak --minutes 60`.",
         "",
         "| row | what goes wrong | N | N nightly | tests |",

@@ -23,8 +23,10 @@ def end_by(folder: Path, number: signal.Signals, after_s: float) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(foreact.__file__).parents[1])}
     command = [sys.executable, str(PROCESS), str(folder)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        # A shell's background jobs ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
         assert process.stderr is not None
         assert process.stderr.readline().startswith("recording ")
         time.sleep(after_s)
