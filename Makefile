@@ -34,7 +34,10 @@ nightly: setup ## run everything that takes long: all tests, kills and bit flips
 	$(BIN)/foreact data selftest record --episodes 5
 	$(BIN)/foreact sim experts --scene all --starts 200 --workers $(WORKERS)
 	$(BIN)/foreact evaluate actor=expert benchmark=calvin_chains videos_per_task=0 workers=$(WORKERS)
+	$(BIN)/foreact robot selftest soak --minutes 60
+	$(BIN)/foreact robot demo --tries 3
 	$(BIN)/foreact bench sim
+	$(BIN)/foreact bench gate
 
 constraints: ## write the versions installed in .venv to constraints.txt
 	$(BIN)/python scripts/freeze.py > constraints.tmp && mv constraints.tmp constraints.txt
