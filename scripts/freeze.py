@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-NOT_SET_UP = {"wandb", "view", "s3", "slurm", "metaworld", "libero", "zenoh"}
+NOT_SET_UP = {"wandb", "view", "s3", "slurm", "metaworld", "libero"}
 """Extras that `make setup` leaves out."""
 
 

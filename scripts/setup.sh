@@ -94,7 +94,7 @@ fi
 if [ "$(cat "$venv/foreact.key" 2> /dev/null)" != "$key" ]; then
     install_torch "$(sed -n 's/^torch==//p' constraints.txt)"
     say "Installing ForeAct and its libraries (a minute or two)"
-    venv_pip install -c constraints.txt --editable '.[sim,train,data,lora,robot,dev]'
+    venv_pip install -c constraints.txt --editable '.[sim,train,data,lora,robot,zenoh,dev]'
     echo "$key" > "$venv/foreact.key"
     if [ "$gpu" = yes ] && ! "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
         say "setup: nvidia-smi shows a GPU but torch cannot use it, so ForeAct will run on the CPU. If the driver is old," \
