@@ -125,7 +125,10 @@ class WireTransport:
             return  # a button that is released does not stop anything
         name = "disarm" if role == "arm" and not value else role
         if (inbox := self._inbox) is not None:
-            done, sentence = inbox.command(name, value)
+            try:
+                done, sentence = inbox.command(name, value)
+            except Exception as error:  # whoever asked is told, and the next command, perhaps a stop, has its turn
+                done, sentence = False, f"{name} failed: {error!r:.200}"
             self._send("reply", messages_out.reply(self._make, name, done, sentence))
 
 
