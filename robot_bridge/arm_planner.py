@@ -9,7 +9,6 @@ Shape legend: K rows, N joints.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +17,7 @@ from foreact.robot_bridge.arm_actions import ActionLayout, ChunkRefused, nearest
 from foreact.robot_bridge.arm_ik import ChunkIk, IkReport, IkSettings
 from foreact.robot_bridge.kinematics import matrix_to_rpy
 from foreact.robot_bridge.limits import RobotLimits
-from foreact.vla.actors import check_plan
 from foreact.vla.contract import Contract
-from foreact.vla.policy import Actor, Observation
 
 Array = NDArray[np.float64]
 
@@ -141,58 +138,3 @@ class ArmTargets:
             f"(allowed {1e3 * settings.position_tolerance_m:g} mm and {1e3 * settings.rotation_tolerance_rad:g} mrad)"
             + (f"; {' and '.join(causes)}" if causes else "")
         )
-
-
-class RobotPlanner:
-    """An actor and an arm.
-
-    Args:
-        actor: Plans; its contract says what its actions mean.
-        limits: The arm's.
-        T_world_base: (4, 4), see `ArmTargets`.
-        period_s: One policy step on the robot [s].
-        posture: Rest posture (N,) [rad] or None.
-        settings: Of inverse kinematics.
-    """
-
-    def __init__(
-        self,
-        actor: Actor,
-        limits: RobotLimits,
-        T_world_base: ArrayLike,
-        period_s: float,
-        posture: ArrayLike | None = None,
-        settings: IkSettings | None = None,
-    ):
-        self.actor = actor
-        self.arm = ArmTargets(actor.contract, limits, T_world_base, period_s, posture, settings)
-
-    def reset(self) -> None:
-        """A new task begins."""
-        self.actor.reset([0])
-        self.arm.reset()
-
-    def observe(self, observation: Observation) -> None:
-        """A step at which no plan is needed; `observation` has the one slot 0."""
-        self.actor.observe(observation)
-
-    def plan(
-        self, observation: Observation, anchor_joint_position: ArrayLike, gripper: float, *, foresight: bool = False
-    ) -> tuple[Array, Array, dict[str, Any]]:
-        """Joint targets (K, N) [rad], gripper commands (K,), and what else is known of the plan.
-
-        The last holds the numbers of `JointChunk.info`; with `foresight`, also "foresight" (camera -> (H, W, 3) uint8)
-        and "foresight_steps".
-
-        Raises:
-            ChunkRefused: If the arm cannot follow; the actor has taken note of the observation all the same.
-        """
-        plan = self.actor.plan(observation, foresight=foresight)
-        check_plan(self.actor, plan, 1)
-        # All rows, not only those that the actor means to be executed: the next plan may come late.
-        chunk = self.arm.targets(plan.actions[0], anchor_joint_position, gripper, self.actor.execute_steps)
-        info: dict[str, Any] = dict(chunk.info)
-        if foresight and plan.foresight is not None:
-            info["foresight"] = {camera: frames[0] for camera, frames in plan.foresight.items()}
-            info["foresight_steps"] = plan.foresight_steps
-        return chunk.joint_position, chunk.gripper, info

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -10,16 +11,17 @@ import pytest
 
 from foreact.robot_bridge.arm_actions import ChunkRefused, nearest_euler
 from foreact.robot_bridge.arm_ik import ChunkIk, IkSettings, chain_spec
-from foreact.robot_bridge.arm_planner import ArmTargets, RobotPlanner
+from foreact.robot_bridge.arm_planner import ArmTargets
 from foreact.robot_bridge.kinematics import Kinematics
 from foreact.robot_bridge.limits import load_limits
+from foreact.robot_bridge.planner_hook import robot_hook
 from foreact.sim.embodiment import desk_contract
 from foreact.sim.ik import PandaIK
 from foreact.sim.panda import BASE_POS_WORLD, HOME_Q
 from foreact.sim.rotations import euler_xyz_to_matrix, matrix_to_euler_xyz, rotation_angle_between
-from foreact.vla.actors import ActorError
 from foreact.vla.errors import ConfigError
 from foreact.vla.policy import Observation, Plan
+from foreact.vla.serving.requests import Anchor
 
 PERIOD_S = 1 / 7.5
 T_WORLD_BASE = np.eye(4)
@@ -222,53 +224,25 @@ def test_chunks_in_a_row_turn_on_past_half_a_turn(arm: ArmTargets) -> None:
     assert euler[1] > 2.2
 
 
-class Steady:
-    """An actor that wants the same thing for twelve steps and means five of them."""
-
-    contract = desk_contract()
-    execute_steps = 5
-
-    def __init__(self, action: Sequence[float], rows: int = 12):
-        self.action, self.rows, self.calls = np.asarray(action, np.float32), rows, []
-
-    def reset(self, slots: Sequence[int]) -> None:
-        self.calls.append(("reset", list(slots)))
-
-    def observe(self, observation: Observation) -> None:
-        self.calls.append(("observe", list(observation.slots)))
-
-    def plan(self, observation: Observation, *, foresight: bool = False) -> Plan:
-        picture = {"rgb_static": np.full((1, 4, 4, 3), 7, np.uint8)} if foresight else None
-        actions = np.tile(self.action, (1, self.rows, 1))
-        return Plan(actions=actions, foresight=picture, foresight_steps=3 if foresight else 0)
+def planned(action: Sequence[float], anchor: np.ndarray, rows: int = 10) -> Mapping[str, Any]:
+    """What `foreact serve --robot desk_sim` answers to a plan of the same action again and again."""
+    seen = Observation(slots=[0], images={}, state=np.zeros((1, 15), np.float32), instruction=["open the drawer"])
+    plan = Plan(actions=np.tile(np.asarray(action, np.float32), (1, rows, 1)))
+    to_joints = robot_hook("desk_sim")(desk_contract())
+    return to_joints(seen, plan, Anchor(joint_position=anchor, gripper_command=1.0))
 
 
-SEEN = Observation(slots=[0], images={}, state=np.zeros((1, 24), np.float32), instruction=["open the drawer"])
+def test_a_served_plan_goes_on_from_the_anchor(sim_ik: PandaIK) -> None:
+    found = planned([0.5, 0, 0.2, 0, 0, 0, -1], HOME_Q)
+    q = found["joint_position"]
+    assert q.shape == (10, 7) and (found["gripper"] == -1.0).all()
+    moved = sim_ik.forward(q[-1])[0] - sim_ik.forward(HOME_Q)[0]
+    np.testing.assert_allclose(moved, 10 * 0.02 * np.array([0.5, 0.0, 0.2]), atol=2e-3)
 
 
-def test_planner_turns_an_observation_into_joint_targets_from_the_anchor(sim_ik: PandaIK) -> None:
-    actor = Steady([0.5, 0, 0.2, 0, 0, 0, -1])
-    planner = RobotPlanner(actor, PANDA, T_WORLD_BASE, PERIOD_S)
-    planner.reset()
-    planner.observe(SEEN)
-    q, gripper, info = planner.plan(SEEN, MIDDLE["panda"], 1.0, foresight=True)
-    assert actor.calls == [("reset", [0]), ("observe", [0])]
-    assert q.shape == (12, 7)
-    assert (gripper == -1.0).all()
-    moved = sim_ik.forward(q[-1])[0] - sim_ik.forward(MIDDLE["panda"])[0]
-    np.testing.assert_allclose(moved, 12 * 0.02 * np.array([0.5, 0.0, 0.2]), atol=1e-3)
-    assert info["ik_position_error_m"] < 1e-3
-    assert info["foresight_steps"] == 3
-    assert info["foresight"]["rgb_static"].shape == (4, 4, 3)
-
-
-def test_planner_says_what_is_wrong_with_an_actor() -> None:
-    planner = RobotPlanner(Steady([np.nan] * 7), PANDA, T_WORLD_BASE, PERIOD_S)
-    with pytest.raises(ActorError, match="returned nan"):
-        planner.plan(SEEN, MIDDLE["panda"], 1.0)
-    planner = RobotPlanner(Steady([1.0] * 7, rows=3), PANDA, T_WORLD_BASE, PERIOD_S)
-    with pytest.raises(ActorError, match="at least 5"):
-        planner.plan(SEEN, MIDDLE["panda"], 1.0)
+def test_a_served_plan_that_the_arm_cannot_begin_is_refused_with_a_sentence() -> None:
+    found = planned([0.0] * 7, np.full(7, np.nan))
+    assert set(found) == {"refused"} and "7 finite joints" in found["refused"]
 
 
 @pytest.mark.parametrize(
