@@ -1,6 +1,8 @@
 """`foreact study`: what it would run is valid, and a tiny study runs from collection to its table."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,12 +47,15 @@ def test_a_tiny_study_runs_to_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text(yaml.safe_dump(TINY, sort_keys=False))
     results = ["--results", str(tmp_path / "results")]
     words = ["study", "run", str(file), *results, "--work", str(tmp_path / "work"), "--workers", "1"]
-    assert run(app, [*words, "--max-rows", "1"]) == 0
+    beside = subprocess.Popen([sys.executable, "-m", "foreact.commands.main", *words, "--only", "plain"])
+    assert run(app, [*words, "--only", "no_video"]) == 0  # side by side: one waits while the other collects
+    assert beside.wait() == 0
+    (tmp_path / "results" / "tiny" / "no_video-0.json").unlink()
     assert run(app, ["study", "table", str(file), *results]) == 0
     shown = capsys.readouterr().out
     assert "Not run (1): no_video seed 0." in shown
     assert "Does it run? 1 starts per row." in shown and "95 %, seeds and starts" in shown
-    assert run(app, words) == 0
+    assert run(app, [*words, "--max-rows", "1"]) == 0
     assert "1 of 2 rows to run" in capsys.readouterr().out
     row = Row.read(tmp_path / "results" / "tiny" / "no_video-0.json")
     assert row.stages["train"]["steps"] == 2 and row.unit == "start" and len(row.outcomes) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from filelock import FileLock
 
 from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
 from foreact.vla.study import ArmSummary, Row, Study, Training, summarise
@@ -141,12 +142,16 @@ def run_row(study: Study, arm: str, seed: int, work: Path, workers: int) -> Row:
     argvs = row_commands(study, arm, seed, work, workers)
     began = time.monotonic()
     for argv in argvs:
-        if argv[0] == "train" and _finished(Path(argv[-1].removeprefix("out="))):
-            continue
-        began = time.monotonic()
-        _call(argv, Path(argv[-1].removeprefix("out=")) if argv[0] == "train" else folder)
-        if argv[0] == "train":
-            (Path(argv[-1].removeprefix("out=")) / _DONE).touch()
+        out = Path(argv[-1].removeprefix("out="))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Another `study run` beside this one may be at the same data or the same pretraining: wait for it.
+        with FileLock(out.parent / f"{out.name}.lock"):
+            if argv[0] == "train" and _finished(out):
+                continue
+            began = time.monotonic()
+            _call(argv, out if argv[0] == "train" else folder)
+            if argv[0] == "train":
+                (out / _DONE).touch()
     return Row(
         study=study.name,
         arm=arm,
