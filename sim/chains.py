@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from foreact.sim.chain_sampling import count_chains, nth_chain
+from foreact.sim.chain_sampling import CHAIN_LENGTH, count_chains, nth_chain
 from foreact.sim.scenes import get_scene
 from foreact.sim.symbolic import INITIAL_STATES, SLIDER_LEFT, TASK_NAMES, SymbolicState, replay
 from foreact.vla.errors import ConfigError
@@ -99,7 +99,9 @@ def _flaws(tasks: tuple[str, ...], state: SymbolicState) -> tuple[tuple[str, ...
     return (defect,), tuple(notes)
 
 
-def generate_chains(scene: str, n: int, seed: int) -> tuple[Chain, ...]:
+def generate_chains(
+    scene: str, n: int, seed: int, length: int = CHAIN_LENGTH, tasks: tuple[str, ...] = TASK_NAMES
+) -> tuple[Chain, ...]:
     """`n` chains of ours, all different and all possible under the corrected rules.
 
     A pure function of its arguments. The first m of n chains are the m chains that `n = m` gives. Every run of 192
@@ -109,6 +111,8 @@ def generate_chains(scene: str, n: int, seed: int) -> tuple[Chain, ...]:
         scene: A, B, C or D; it is written into the chains and changes nothing else about them.
         n: How many, from 0 on.
         seed: Of the benchmark run.
+        length: Tasks in a chain.
+        tasks: Those that may occur, in the order of `TASK_NAMES`.
 
     Raises:
         UnknownScene: If there is no such scene.
@@ -126,12 +130,17 @@ def generate_chains(scene: str, n: int, seed: int) -> tuple[Chain, ...]:
             order = sorted(range(len(INITIAL_STATES)), key=lambda i, r=round_: stable_hash("state", seed, r, i))
         state_id = order[place]
         state = INITIAL_STATES[state_id]
-        count = count_chains(state)
+        count = count_chains(state, length, tasks)
         if round_ >= count:
-            raise ConfigError(f"{n} chains are too many: only {count} are possible from {state}; ask for {index}")
+            raise ConfigError(
+                f"{n} chains of {length} tasks are too many: only {count} are possible from {state}; ask for {index}"
+                if index
+                else f"no chain of {length} of these tasks is possible, since tasks of a chain differ in their "
+                f"category: {', '.join(tasks)}"
+            )
         attempt = 0  # ends: this state has had `round_` chains so far, and there are more
         while (state_id, number := stable_hash("tasks", seed, index, attempt) % count) in seen:
             attempt += 1
         seen.add((state_id, number))
-        chains.append(Chain(index, name, state, nth_chain(state, number), chain_seed(seed, index)))
+        chains.append(Chain(index, name, state, nth_chain(state, number, length, tasks), chain_seed(seed, index)))
     return tuple(chains)

@@ -87,6 +87,8 @@ class Looks:
     """The view angles change by at most this share."""
     distractors: int = 2
     """At most so many objects to be ignored, 0 to 4."""
+    hand_alone: bool = False
+    """The links of the arm are not drawn, and the hand has any colour: a gripper that floats. Nothing else changes."""
 
     def __post_init__(self) -> None:
         for style in self.styles:
@@ -219,6 +221,12 @@ def _vary_colours(model: mujoco.MjModel, rng: np.random.Generator, looks: Looks)
     robot = np.array([model.body(int(body)).name.startswith("panda") for body in model.geom_bodyid])
     factor = rng.uniform(*looks.robot_brightness)
     model.geom_rgba[robot, :3] = np.minimum(1.0, model.geom_rgba[robot, :3] * factor)
+    if looks.hand_alone:
+        body = np.array([model.body(int(body)).name for body in model.geom_bodyid])
+        model.geom_rgba[np.char.startswith(body, "panda_link"), 3] = 0.0  # MuJoCo draws nothing with an alpha of 0
+        hand = np.isin(body, ("panda_hand", "panda_leftfinger", "panda_rightfinger"))
+        colour = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, 0.8), rng.uniform(0.3, 1.0))
+        model.geom_rgba[hand, :3] = colour
 
 
 def _vary_light(model: mujoco.MjModel, rng: np.random.Generator, looks: Looks) -> None:

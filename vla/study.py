@@ -121,7 +121,7 @@ class Study(_Part):
 
     def identity(self, arm: str, seed: int) -> str:
         """16 hex digits that name everything a row's numbers follow from, but the code."""
-        return _digest([self.trainings(arm, seed)[-1].identity, list(self.evaluate)])
+        return digest([self.trainings(arm, seed)[-1].identity, list(self.evaluate)])
 
     def rows(self) -> list[tuple[str, int]]:
         """(arm, seed) in the order in which they should run: each arm once, then each a second time, ..."""
@@ -140,7 +140,7 @@ class Training(_Part):
     def identity(self) -> str:
         """16 hex digits; trainings that several arms share have the same."""
         before = self.begins_with.identity if self.begins_with else None
-        return _digest([{k: list(v) for k, v in self.data.items()}, list(self.settings), before])
+        return digest([{k: list(v) for k, v in self.data.items()}, list(self.settings), before])
 
 
 class Row(_Part):
@@ -268,5 +268,6 @@ def _table(by_seed: Mapping[int, Mapping[int, float]]) -> np.ndarray:
     return np.array([[units[n] for n in shared] for _, units in sorted(by_seed.items())], np.float64)
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """16 hex digits of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

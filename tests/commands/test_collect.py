@@ -127,6 +127,17 @@ def test_another_recipe_is_refused_and_more_of_the_same_is_not(store: Store, tmp
         _collect(out, *few, "episodes_per_task=1")
 
 
+def test_a_recipe_older_than_a_setting_has_its_default(tmp_path: Path):
+    few = ["tasks=[turn_on_led]", "play_frames=0"]
+    _collect(tmp_path, *few, "episodes_per_task=1")
+    recipe = json.loads((tmp_path / "recipe.json").read_bytes())
+    del recipe["settings"]["body"]
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    assert len(_collect(tmp_path, *few, "episodes_per_task=2")) == 2
+    with pytest.raises(ConfigError, match="body: arm there, floating_hand now"):
+        _collect(tmp_path, *few, "episodes_per_task=2", "kind=video", "body=floating_hand")
+
+
 def test_a_store_without_a_recipe_is_continued_if_seed_and_kind_are_the_same(store: Store, tmp_path: Path):
     settings = _settings(tmp_path, "tasks=[turn_on_led]", "play_frames=0", "episodes_per_task=1")
     Worker(settings).record(plan(settings)[0], tmp_path)

@@ -240,3 +240,27 @@ def test_distractors_show_only_when_asked_and_touch_nothing(desk) -> None:
 def test_settings_that_make_no_sense_are_explained(settings: dict, message: str) -> None:
     with pytest.raises(BadLooks, match=message):
         Looks(**settings)
+
+
+def test_a_hand_alone_has_no_arm_and_moves_nothing_else(desk) -> None:
+    env, renderer = desk
+    robot = pictures(desk)["rgb_static"]
+    seen = set(np.unique(renderer.geom_ids(env.data, "rgb_static")))
+    links = {g for g in range(env.model.ngeom) if _body(env.model, g).startswith("panda_link")}
+    hand = {g for g in range(env.model.ngeom) if _body(env.model, g).startswith(("panda_hand", "panda_left"))}
+    assert seen & links and seen & hand
+    apply_look(env.model, np.random.default_rng(2), replace(UNCHANGED, hand_alone=True))
+    alone = pictures(desk)["rgb_static"]
+    ids = renderer.geom_ids(env.data, "rgb_static")
+    assert not set(np.unique(ids)) & links and set(np.unique(ids)) & hand
+    assert not np.array_equal(robot, alone)
+    others = [apply_look(env.model, np.random.default_rng(s), replace(UNCHANGED, hand_alone=True)) or pictures(desk)
+              for s in (3, 4)]  # fmt: skip
+    colours = [p["rgb_static"][np.isin(ids, list(hand))].mean(axis=0) for p in others]
+    assert np.abs(colours[0] - colours[1]).max() > 10
+    restore_look(env.model)
+    assert np.array_equal(pictures(desk)["rgb_static"], robot)
+
+
+def _body(model: mujoco.MjModel, geom: int) -> str:
+    return model.body(int(model.geom_bodyid[geom])).name

@@ -116,7 +116,11 @@ def read_recipe(out: Path) -> dict[str, Any] | None:
         known = recipe["format"] == "foreact-recipe" and recipe["version"] == RECIPE_VERSION
         if not known or not all(isinstance(recipe[key], dict) for key in ("settings", "versions", "made_with")):
             raise ValueError(f"expected a recipe of version {RECIPE_VERSION}")
-        return {**recipe, "command": str(recipe["command"])}
+        # A recipe that is older than a setting was made with what is now the setting's default.
+        fields = CollectSettings.model_fields.items()
+        younger = {key: field.default for key, field in fields if not field.is_required() and key not in _NOT_CONTENT}
+        settings = {**json.loads(json.dumps(younger)), **recipe["settings"]}
+        return {**recipe, "settings": settings, "command": str(recipe["command"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read ({error!r}); {_ELSEWHERE}") from error
 

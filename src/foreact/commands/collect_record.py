@@ -57,14 +57,19 @@ class Worker:
             self._envs[job.scene] = DeskEnv(job.scene)
             self._envs[job.scene].reset(seed=0)  # draw once: what is made at the first frame is no part of the episode
         began = time.monotonic()
-        if self._settings.looks == "random":
+        if self._settings.looks == "random" or self._settings.body == "floating_hand":
+            from dataclasses import replace
+
             import numpy as np
 
-            from foreact.sim.looks import Looks, apply_look
+            from foreact.sim.looks import UNCHANGED, Looks, apply_look
 
+            looks = Looks(distractors=3) if self._settings.looks == "random" else UNCHANGED
             name = zlib.crc32(f"look/{job.name}".encode())
             apply_look(
-                self._envs[job.scene].model, np.random.default_rng([self._settings.seed, name]), Looks(distractors=3)
+                self._envs[job.scene].model,
+                np.random.default_rng([self._settings.seed, name]),
+                replace(looks, hand_alone=self._settings.body == "floating_hand"),
             )
         try:
             outcome = (self._session if job.task == PLAY else self._episode)(job, self._recorders[out])

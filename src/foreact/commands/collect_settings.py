@@ -60,6 +60,7 @@ class CollectSettings(BaseModel):
     label_play: bool = False
     manner: Literal["steady", "human"] = "steady"
     looks: Literal["nominal", "random"] = "nominal"
+    body: Literal["arm", "floating_hand"] = "arm"
     max_steps: PositiveInt = 180
     tail_steps: NonNegativeInt = 8
     speed: tuple[PositiveFloat, Annotated[float, Field(le=1.0)]] = (0.75, 1.0)
@@ -84,6 +85,11 @@ class CollectSettings(BaseModel):
             low, high = getattr(self, key)
             if low > high:
                 raise ValueError(f"{key} must be [smallest, largest], found [{low}, {high}]")
+        if self.body != "arm" and self.kind != "video":
+            raise ValueError(
+                f"body={self.body} goes with kind=video: there is no arm in the pictures that the states and actions "
+                "could belong to"
+            )
         if self.session_steps[1] < 2 * self.session_steps[0]:
             low, high = self.session_steps
             raise ValueError(f"session_steps: the second must be at least twice the first, found [{low}, {high}]")

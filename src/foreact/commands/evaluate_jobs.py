@@ -70,7 +70,11 @@ def _chains(bench: Chains, settings: EvaluateSettings, suite: Suite) -> Plan:
             raise ConfigError(f"benchmark.chains={bench.chains}, but the official list has {len(chains)}")
         chains = chains[: bench.chains]
     else:
-        chains = generate_chains(suite.scene, bench.chains, settings.seed)
+        from foreact.sim.symbolic import TASK_NAMES
+
+        wanted = set(_named(bench.tasks))
+        tasks = tuple(task for task in TASK_NAMES if task in wanted)
+        chains = generate_chains(suite.scene, bench.chains, settings.seed, bench.length, tasks)
     jobs = [
         Job(
             index=chain.index,
@@ -88,20 +92,24 @@ def _chains(bench: Chains, settings: EvaluateSettings, suite: Suite) -> Plan:
     return Plan(jobs, [chain.seed for chain in chains], defects={c.index: c.defects for c in chains})
 
 
+def _named(tasks: str | tuple[str, ...]) -> tuple[str, ...]:
+    from foreact.sim.tasks import TASK_SETS, get_task
+    from foreact.vla.errors import did_you_mean
+
+    if not isinstance(tasks, str):
+        return tuple(get_task(name).name for name in tasks)
+    if tasks not in TASK_SETS:
+        raise ConfigError(f"no set of tasks {tasks!r}; {did_you_mean(tasks, TASK_SETS)}")
+    return TASK_SETS[tasks]
+
+
 def _desk_tasks(bench: Tasks, settings: EvaluateSettings, suite: Suite) -> Plan:
     from foreact.sim.desk_suite import DeskSuite
     from foreact.sim.rollout import Job
     from foreact.sim.starts import plan_starts
-    from foreact.sim.tasks import TASK_SETS, get_task
-    from foreact.vla.errors import did_you_mean
 
     assert isinstance(suite, DeskSuite)
-    if isinstance(bench.tasks, str):
-        if bench.tasks not in TASK_SETS:
-            raise ConfigError(f"no set of tasks {bench.tasks!r}; {did_you_mean(bench.tasks, TASK_SETS)}")
-        tasks = TASK_SETS[bench.tasks]
-    else:
-        tasks = tuple(get_task(name).name for name in bench.tasks)
+    tasks = _named(bench.tasks)
     starts = plan_starts(
         suite.scene,
         starts_per_task=bench.starts_per_task,

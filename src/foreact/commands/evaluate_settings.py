@@ -50,9 +50,19 @@ class Chains(BaseModel):
     kind: Literal["chains"]
     chain_list: Literal["official", "generated"] = "official"
     chains: PositiveInt = 1000
+    length: PositiveInt = 5
+    """Tasks in a chain that is generated."""
+    tasks: str | tuple[str, ...] = "all"
+    """That may occur in a chain that is generated."""
     max_steps: PositiveInt = 360
     """Control steps per task."""
     language: Language = "validation"
+
+    @model_validator(mode="after")
+    def _official_chains_are_what_they_are(self) -> Chains:
+        if self.chain_list == "official" and (self.length, self.tasks) != (5, "all"):
+            raise ValueError("CALVIN's own chains have 5 of all tasks; other ones need chain_list=generated")
+        return self
 
 
 class Env(BaseModel):

@@ -15,7 +15,7 @@ import typer
 from filelock import FileLock
 
 from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
-from foreact.vla.study import ArmSummary, Row, Study, Training, summarise
+from foreact.vla.study import ArmSummary, Row, Study, Training, digest, summarise
 
 app = typer.Typer(
     help="Several ways to train, several seeds, one table.",
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 _STUDY = Annotated[str, typer.Argument(help="A name in configs/study/, or a YAML file.")]
 _RESULTS = Annotated[Path, typer.Option(help="Folder of the ledger: one file per row.")]
-_WORK = Annotated[Path, typer.Option(help="Folder for data, runs and evaluations; may be thrown away.")]
+_WORK = Annotated[Path, typer.Option(help="Folder for data, runs and evaluations, shared by studies; may be thrown away.")]
 
 
 @app.command()
@@ -54,7 +54,7 @@ def run(
     print(f"study {plan.name}: {len(missing)} of {len(plan.rows())} rows to run", flush=True)
     for number, (arm, seed) in enumerate(missing[:max_rows], 1):
         print(f"row {number} of {len(missing)}: {arm}, seed {seed}", flush=True)
-        row = run_row(plan, arm, seed, work / plan.name, workers)
+        row = run_row(plan, arm, seed, work, workers)
         row.write(row_path(results, plan, arm, seed))
 
 
@@ -80,7 +80,7 @@ def commands(study: _STUDY, work: _WORK = Path("runs/study")) -> None:
     plan = load(study)
     for arm, seed in plan.rows():
         print(f"# {arm}, seed {seed}")
-        for argv in row_commands(plan, arm, seed, work / plan.name, workers=2):
+        for argv in row_commands(plan, arm, seed, work, workers=2):
             print(shlex.join(["foreact", *argv]))
 
 
@@ -120,7 +120,7 @@ def row_commands(study: Study, arm: str, seed: int, work: Path, workers: int) ->
     """What a row runs, in order: `collect`, `train`, `evaluate`, each with its settings."""
     trainings = study.trainings(arm, seed)
     out = [
-        ["collect", *recipe, f"out={_data_folder(work, name)}", f"workers={workers}"]
+        ["collect", *recipe, f"out={_data_folder(work, name, recipe)}", f"workers={workers}"]
         for training in trainings
         for name, recipe in training.data.items()
     ]
@@ -173,15 +173,15 @@ def _finished(folder: Path) -> bool:
 
 
 def _train(training: Training, work: Path) -> list[str]:
-    data = ",".join(str(_data_folder(work, name)) for name in training.data)
+    data = ",".join(str(_data_folder(work, *named)) for named in training.data.items())
     before = training.begins_with
     begins = [f"init_from={_run_folder(work, before) / 'policy'}"] if before else []
     settings = [*training.settings, f"data.path=[{data}]", *begins, "resume=true"]
     return ["train", *settings, f"out={_run_folder(work, training)}"]
 
 
-def _data_folder(work: Path, name: str) -> Path:
-    return work / "data" / name
+def _data_folder(work: Path, name: str, recipe: tuple[str, ...]) -> Path:
+    return work / "data" / f"{name}-{digest(list(recipe))[:8]}"
 
 
 def _run_folder(work: Path, training: Training) -> Path:
