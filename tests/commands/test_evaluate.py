@@ -103,6 +103,8 @@ def test_videos_and_report_are_written(tmp_path: Path, capsys: pytest.CaptureFix
         (("actor=zero", "env.rules=2021"), 2, "2022-12"),
         (("actor=zero", "benchmark.tasks=al"), 2, "did you mean 'all'"),
         (("actor=zero", "benchmark=calvin_chains", "env.scene=A", "-"), 2, "benchmark.chain_list=generated"),
+        (("actor=zero", "benchmark=calvin_chains", "benchmark.tasks=fixtures", "-"), 2, "need chain_list=generated"),
+        (("actor=zero", "benchmark=fixture_chains", "benchmark.length=4", "-"), 2, "no chain of 4 of these tasks"),
         (("actor=zero", "benchmark=calvin_chains", "benchmark.chains=1001", "-"), 2, "the official list has 1000"),
         (("actor=zero", "benchmark.max_stesp=3"), 2, "max_stesp"),
         (("actor=zero", "benchmark.max_steps=0"), 2, "benchmark.max_steps: Input should be greater than 0"),

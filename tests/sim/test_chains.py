@@ -19,7 +19,8 @@ from foreact.sim.chain_sampling import count_chains, nth_chain
 from foreact.sim.chain_states import state_id
 from foreact.sim.chains import chain_seed, generate_chains, official_chains
 from foreact.sim.scenes import SCENES, UnknownScene
-from foreact.sim.symbolic import CATEGORY, INITIAL_STATES, SymbolicState, apply, replay
+from foreact.sim.symbolic import CATEGORY, INITIAL_STATES, TASK_NAMES, SymbolicState, apply, replay
+from foreact.sim.tasks import FIXTURE_TASKS
 from foreact.vla.errors import ConfigError
 
 DATA = Path(__file__).parent / "data"
@@ -227,3 +228,27 @@ def test_no_official_rule_hides_behind_ours() -> None:
     assert refused == {c.index for c in chains if c.defects or c.notes}
     assert len(refused) == 142
     assert apply("place_in_slider", chains[0].initial_state, "corrected") is None
+
+
+def test_chains_of_some_tasks_are_those_that_trying_all_of_them_finds() -> None:
+    fixtures = tuple(task for task in TASK_NAMES if task in FIXTURE_TASKS)
+    for state in INITIAL_STATES[::40]:
+        expected = [
+            chain
+            for chain in itertools.permutations(fixtures, 3)
+            if len({CATEGORY[task] for task in chain}) == 3 and _possible(state, chain)
+        ]
+        assert count_chains(state, 3, fixtures) == len(expected) > 0
+        assert [nth_chain(state, number, 3, fixtures) for number in range(len(expected))] == expected
+    chains = generate_chains("D", 400, 3, 3, fixtures)
+    assert len({(c.initial_state, c.tasks) for c in chains}) == 400
+    assert all(len(c.tasks) == 3 and set(c.tasks) <= set(fixtures) for c in chains)
+    with pytest.raises(ConfigError, match="no chain of 5 of these tasks is possible"):
+        generate_chains("D", 1, 0, 5, fixtures)
+
+
+def _possible(state: SymbolicState, chain: tuple[str, ...]) -> bool:
+    after: SymbolicState | None = state
+    for task in chain:
+        after = apply(task, after, "corrected") if after is not None else None
+    return after is not None
