@@ -206,6 +206,8 @@ class ArmSummary(_Part):
     """Drawn again: seeds and pairs."""
     difference_ci95_given: Interval | None = None
     """Drawn again: pairs alone, that is, given the policies that were trained."""
+    arm_error: float | None = None
+    """Mean error of predicted arm actions on held-out episodes, in the action's own units and frame."""
     hours: float = 0.0
     """Mean hours of training per row."""
 
@@ -241,6 +243,9 @@ def summarise(study: Study, rows: Sequence[Row], draws_seed: int = 0) -> list[Ar
                 "difference_ci95_given": two_level_interval(pairs.mean(axis=0, keepdims=True), draws_seed),
             }
         hours = [sum(float(stage.get("hours", 0.0)) for stage in row.stages.values()) for row in own.values()]
+        last = [row.stages[list(row.stages)[-1]].get("validation", {}) for row in own.values()]
+        if all("arm_error" in validation for validation in last):
+            summary["arm_error"] = float(np.mean([validation["arm_error"] for validation in last]))
         out.append(ArmSummary(arm=arm, seeds=tuple(sorted(own)), hours=float(np.mean(hours)), **summary))
     return out
 

@@ -15,7 +15,7 @@ from foreact.vla.study import Row
 
 STUDIES = sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "study").glob("*.yaml"))
 SMALL = [
-    "policy=gr1_debug", "trainer.max_steps=2", "trainer.validate_batches=1", "trainer.precision=fp32",
+    "policy=foreact_debug", "trainer.max_steps=2", "trainer.validate_batches=1", "trainer.precision=fp32",
     "trainer.threads=1", "trainer.batch_size=4", "trainer.warmup_steps=0", "trainer.tensorboard=false",
 ]  # fmt: skip
 TINY = {
@@ -53,7 +53,7 @@ def test_a_tiny_study_runs_to_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "results" / "tiny" / "no_video-0.json").unlink()
     assert run(app, ["study", "table", str(file), *results]) == 0
     shown = capsys.readouterr().out
-    assert "Not run (1): no_video seed 0." in shown
+    assert "Not run (1 of 2 rows): `no_video` with seed 0." in shown
     assert "Does it run? 1 starts per row." in shown and "95 %, seeds and starts" in shown
     assert run(app, [*words, "--max-rows", "1"]) == 0
     assert "1 of 2 rows to run" in capsys.readouterr().out
@@ -66,7 +66,23 @@ def test_a_tiny_study_runs_to_its_table(tmp_path: Path, capsys: pytest.CaptureFi
 
     file.write_text(yaml.safe_dump({**TINY, "evaluate": [*TINY["evaluate"], "seed=1"]}, sort_keys=False))
     assert run(app, ["study", "table", str(file), *results]) == 0
-    assert "Not run (2)" in capsys.readouterr().out  # rows of other settings do not count
+    assert "Not run (2 of 2 rows)" in capsys.readouterr().out  # rows of other settings do not count
+
+
+def test_pages_say_what_the_rows_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[2]
+    pages = [str(root / "RESULTS.md"), str(root / "docs" / "parts.md")]
+    assert run(app, ["study", "write", "--check", *pages, "--results", str(root / "results")]) == 0
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- study: parts -->\nstale words\n<!-- end of study -->\nafter\n")
+    words = ["study", "write", str(page), "--results", str(tmp_path / "none")]
+    assert run(app, [*words, "--check"]) == 1
+    assert "not what" in capsys.readouterr().err and "stale words" in page.read_text()
+    assert run(app, words) == 0 and run(app, [*words, "--check"]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale words" not in text
+    assert "no row yet" in text and f"Not run ({len(load('parts').rows())} of" in text
+    assert run(app, ["study", "write", str(tmp_path / "gone.md")]) == 2
 
 
 def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

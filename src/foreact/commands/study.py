@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -27,7 +28,9 @@ app = typer.Typer(
 
 _STUDY = Annotated[str, typer.Argument(help="A name in configs/study/, or a YAML file.")]
 _RESULTS = Annotated[Path, typer.Option(help="Folder of the ledger: one file per row.")]
-_WORK = Annotated[Path, typer.Option(help="Folder for data, runs and evaluations, shared by studies; may be thrown away.")]
+_WORK = Annotated[
+    Path, typer.Option(help="Folder for data, runs and evaluations, shared by studies; may be thrown away.")
+]
 
 
 @app.command()
@@ -72,6 +75,41 @@ def table(
         print(json.dumps([summary.model_dump() for summary in found], indent=2))
         return
     print(markdown(plan, rows, found))
+
+
+@app.command()
+def write(
+    pages: Annotated[list[Path], typer.Argument(help="Markdown files with marked places: <!-- study: NAME -->.")],
+    results: _RESULTS = Path("results"),
+    check: Annotated[
+        bool, typer.Option(help="Write nothing; exit status 1 if a page is not what the rows say.")
+    ] = False,
+) -> None:
+    """Write the tables of studies into pages, between <!-- study: NAME --> and <!-- end of study -->."""
+    stale = []
+    for page in pages:
+        try:
+            before = page.read_text()
+        except OSError as error:
+            raise ConfigError(f"cannot read {page}: {error.strerror}") from error
+        after = _PLACE.sub(lambda found: _placed(found["name"], results), before)
+        if after != before and check:
+            stale.append(page)
+        elif after != before:
+            page.write_text(after)
+    if stale:
+        names = " ".join(map(str, stale))
+        print(f"error: {names}: not what {results}/ says; `foreact study write {names}` does it", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+_PLACE = re.compile(r"<!-- study: (?P<name>\w+) -->.*?<!-- end of study -->", re.DOTALL)
+
+
+def _placed(name: str, results: Path) -> str:
+    plan = load(name)
+    rows = [row for arm, seed in plan.rows() if (row := current_row(plan, results, arm, seed)) is not None]
+    return f"<!-- study: {name} -->\n{markdown(plan, rows, summarise(plan, rows))}\n<!-- end of study -->"
 
 
 @app.command()
@@ -266,11 +304,30 @@ def markdown(study: Study, rows: list[Row], found: list[ArmSummary]) -> str:
     units = sorted({len(row.outcomes) for row in rows})
     pairs = f"{rows[0].unit}s" if rows else "pairs"
     lines = [
-        f"{study.question} {' or '.join(map(str, units))} {pairs} per row." if rows else study.question,
+        f"{study.question} {' or '.join(map(str, units))} {pairs} per row."
+        if rows
+        else f"{study.question} no row yet.",
         "",
+    ]
+    if rows:
+        lines += _table(study, found, what, pairs)
+    name, there = study.name, {(row.arm, row.seed) for row in rows}
+    lines.append(f"`foreact study run {name}` runs what is missing; `foreact study commands {name}` prints each step.")
+    missing: dict[str, list[str]] = {}
+    for arm, seed in study.rows():
+        if (arm, seed) not in there:
+            missing.setdefault(arm, []).append(str(seed))
+    if missing:
+        arms = "; ".join(f"`{arm}` with seed {', '.join(seeds)}" for arm, seeds in missing.items())
+        lines.append(f"Not run ({sum(map(len, missing.values()))} of {len(study.rows())} rows): {arms}.")
+    return "\n".join(lines)
+
+
+def _table(study: Study, found: list[ArmSummary], what: str, pairs: str) -> list[str]:
+    lines = [
         f"| arm | seeds | {what} (95 %) | against `{study.against}` | 95 %, seeds and {pairs} "
-        "| 95 %, these policies | hours |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| 95 %, these policies | held-out arm error | hours |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for summary in found:
         cells = [f"`{summary.arm}`", str(len(summary.seeds)), f"{summary.mean:.3f} ({_range(summary.ci95, '')})"]
@@ -279,14 +336,9 @@ def markdown(study: Study, rows: list[Row], found: list[ArmSummary]) -> str:
         else:
             cells.append(f"{summary.difference:+.3f}")
             cells += [_range(interval, "+") for interval in (summary.difference_ci95, summary.difference_ci95_given)]
-        lines.append("| " + " | ".join([*cells, f"{summary.hours:.2f}"]) + " |")
-    missing = [
-        f"{arm} seed {seed}" for arm, seed in study.rows() if not any(r.arm == arm and r.seed == seed for r in rows)
-    ]
-    lines += ["", f"`foreact study run {study.name}` runs what is missing; `foreact study commands` prints each step."]
-    if missing:
-        lines.append(f"Not run ({len(missing)}): {', '.join(missing)}.")
-    return "\n".join(lines)
+        error = "" if summary.arm_error is None else f"{summary.arm_error:.4f}"
+        lines.append("| " + " | ".join([*cells, error, f"{summary.hours:.2f}"]) + " |")
+    return [*lines, ""]
 
 
 def _range(interval: tuple[float, float] | None, sign: str) -> str:
