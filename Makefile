@@ -7,7 +7,7 @@ TEST_ENV = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check nightly constraints clean
+.PHONY: help setup demo laptop test check nightly constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -17,6 +17,10 @@ setup: ## make .venv with everything in it (Python 3.11-3.13; the CPU build of t
 
 demo: setup ## watch a trained policy foresee and act: scores, a film and a report in outputs/demo
 	$(BIN)/foreact demo
+
+laptop: setup ## from nothing to a policy that does the eight fixture tasks: collect, train, judge (under two hours on two cores)
+	$(BIN)/foreact study run laptop --results outputs/laptop --workers $(WORKERS)
+	$(BIN)/foreact study table laptop --results outputs/laptop
 
 test: setup ## run the fast tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=15
