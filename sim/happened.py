@@ -20,6 +20,11 @@ class HappenedTasks(Sequence[str]):
         self._start, self._now = start, now
         self._names: list[str] | None = None
 
+    @property
+    def moments(self) -> tuple[SceneInfo, SceneInfo]:
+        """What was compared: the scene when the task began, and the scene looked at."""
+        return self._start, self._now
+
     def _found(self) -> list[str]:
         if self._names is None:
             self._names = reached_tasks(self._start, self._now)

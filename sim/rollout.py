@@ -16,9 +16,12 @@ import numpy as np
 
 from foreact.sim.border import Border, Frames, Obs
 from foreact.sim.desk_suite import DeskSuite
+from foreact.sim.failure_kinds import TaskWatch
 from foreact.sim.failures import failure_reason
+from foreact.sim.happened import HappenedTasks
 from foreact.sim.scenes import get_scene
 from foreact.sim.suites import SuiteEnv
+from foreact.sim.tasks import feasible
 from foreact.vla.actors import check_plan
 from foreact.vla.foresight import foresight_errors
 from foreact.vla.policy import Actor, Observation
@@ -46,6 +49,8 @@ class Job:
     """One per task."""
     record: bool = False
     """Keep the frames, ask for predicted ones and measure them."""
+    record_from: int = 0
+    """Of a recorded chain: the task at whose beginning the recording begins."""
 
 
 @dataclass(kw_only=True)
@@ -53,9 +58,9 @@ class Recording:
     """What was seen and what was expected, in one rollout."""
 
     seen: list[Frames] = field(default_factory=list)
-    """One entry per control step from the reset on, in the environment's sizes."""
+    """One entry per control step from its beginning on, in the environment's sizes."""
     predicted: dict[int, Frames] = field(default_factory=dict)
-    """Control step of a plan -> the frames it expected."""
+    """Control step of a plan, counted from the recording's beginning -> the frames it expected."""
     instructions: dict[int, str] = field(default_factory=dict)
     """Control step at which a task was begun -> its instruction."""
     steps_ahead: int = 0
@@ -83,6 +88,10 @@ class Attempt:
     other_tasks: tuple[str, ...]
     reason: str = ""
     """Why it failed, where the simulator can tell."""
+    kind: str = ""
+    """What kind of failure it was, one of `failure_kinds.KINDS`; empty for a success or where nobody can tell."""
+    detail: str = ""
+    """How far it got, in a few words."""
 
 
 @dataclass(kw_only=True)
@@ -111,11 +120,12 @@ class _Slot:
     """Seen when the present task began."""
     steps: int = 0
     """Since the present task began."""
-    total: int = 0
     queue: deque[np.ndarray] = field(default_factory=deque)
     others: set[str] = field(default_factory=set)
     attempts: list[Attempt] = field(default_factory=list)
     recording: Recording | None = None
+    watch: TaskWatch | None = None
+    """Looks on at the present task, where the simulator tells enough."""
     frames: Frames = field(default_factory=dict)
     """Pictures of the present step; empty while nobody looks."""
 
@@ -162,10 +172,16 @@ class Lockstep:
         obs, _ = self._envs[number].reset(seed=job.seed, options=options)
         self._actor.reset([number])
         slot = _Slot(job, obs, began, before=obs)
-        if job.record:
-            slot.recording = Recording(instructions={0: job.instructions[0]})
+        self._begin_task(slot)
         self._look(number, slot)
         return slot
+
+    def _begin_task(self, slot: _Slot) -> None:
+        slot.watch = TaskWatch(slot.task) if isinstance(self._border.suite, DeskSuite) else None
+        if slot.job.record and slot.recording is None and len(slot.attempts) == slot.job.record_from:
+            slot.recording = Recording()
+        if slot.recording is not None:
+            slot.recording.instructions[len(slot.recording.seen)] = slot.instruction
 
     def _look(self, number: int, slot: _Slot) -> None:
         """Draw what is looked at: for a recording always, for the actor if one of its plans will look at this step."""
@@ -197,9 +213,10 @@ class Lockstep:
             for row, number in enumerate(numbers):
                 slot = active[number]
                 slot.queue.extend(actions[row])
-                if foresight and plan.foresight is not None and slot.recording is not None:
-                    slot.recording.steps_ahead = plan.foresight_steps
-                    slot.recording.predicted[slot.total] = {c: f[row].copy() for c, f in plan.foresight.items()}
+                recording = slot.recording
+                if foresight and plan.foresight is not None and recording is not None:
+                    recording.steps_ahead = plan.foresight_steps
+                    recording.predicted[len(recording.seen) - 1] = {c: f[row].copy() for c, f in plan.foresight.items()}
 
     def _observation(self, numbers: Sequence[int], active: Mapping[int, _Slot]) -> Observation:
         slots = [active[n] for n in numbers]
@@ -211,12 +228,15 @@ class Lockstep:
         env = self._envs[number]
         slot.obs, _, _, truncated, info = env.step(self._border.action(slot.queue.popleft()))
         slot.steps += 1
-        slot.total += 1
-        slot.others.update(name for name in info["tasks_happened"] if name != slot.task)
+        happened = info["tasks_happened"]
+        slot.others.update(name for name in happened if name != slot.task)
+        if slot.watch is not None and isinstance(happened, HappenedTasks):
+            slot.watch.see(*happened.moments)
         success = bool(info["is_success"])
         if success or truncated or slot.steps >= self._max_steps:
-            reason = "" if success else self._reason(slot)
-            slot.attempts.append(Attempt(success, slot.steps, tuple(sorted(slot.others)), reason))
+            others = tuple(sorted(slot.others))
+            reason, kind, detail = ("", "", "") if success else self._reason(slot, others)
+            slot.attempts.append(Attempt(success, slot.steps, others, reason, kind, detail))
             if not success or len(slot.attempts) == len(slot.job.tasks):
                 if slot.recording is not None:
                     slot.recording.seen.append(env.frames())
@@ -230,11 +250,14 @@ class Lockstep:
         self._look(number, slot)
         return None
 
-    def _reason(self, slot: _Slot) -> str:
+    def _reason(self, slot: _Slot, others: Sequence[str]) -> tuple[str, str, str]:
+        """Reason, kind and detail of a failed attempt."""
         suite = self._border.suite
-        if not isinstance(suite, DeskSuite):
-            return ""
-        return failure_reason(slot.task, slot.before["scene_obs"], slot.obs["scene_obs"], get_scene(suite.scene))
+        if not isinstance(suite, DeskSuite) or slot.watch is None:
+            return "", "", ""
+        before, scene = slot.before["scene_obs"], get_scene(suite.scene)
+        kind, detail = slot.watch.kind(possible=feasible(slot.task, before, scene), others=others)
+        return failure_reason(slot.task, before, slot.obs["scene_obs"], scene), kind, detail
 
     def _next_task(self, number: int, slot: _Slot) -> None:
         """The actor forgets, the scene stays."""
@@ -242,5 +265,4 @@ class Lockstep:
         slot.queue.clear()
         self._actor.reset([number])
         cast(_GoesOn, self._envs[number]).begin_task(slot.task, slot.instruction)
-        if slot.recording is not None:
-            slot.recording.instructions[slot.total] = slot.instruction
+        self._begin_task(slot)

@@ -19,7 +19,6 @@ from foreact.vla.intervals import bootstrap_mean, bootstrap_ratio, clustered_wil
 
 RESULTS_VERSION = 1
 ALL_CAMERAS = "all cameras"
-_EXAMPLES = 5
 
 Rate = float
 Unit = Checked(ge=0.0, le=1.0)
@@ -65,6 +64,10 @@ class RolloutRecord(_Part):
     """Tasks that happened although they were not asked for."""
     reason: str = ""
     """Why it failed, where the simulator can tell."""
+    kind: str = ""
+    """What kind of failure it was, in a few words that are always the same; empty where nobody can tell."""
+    detail: str = ""
+    """How far it got."""
     wall_s: NonNegativeFloat = 0.0
     """Time between the reset and the end; environments of the same worker take turns in it."""
     video: str | None = None
@@ -92,6 +95,10 @@ class ChainAttempt(_Part):
     """Tasks that happened although they were not asked for."""
     reason: str = ""
     """Why it failed, where the simulator can tell."""
+    kind: str = ""
+    """What kind of failure it was, in a few words that are always the same; empty where nobody can tell."""
+    detail: str = ""
+    """How far it got."""
 
 
 class ChainRecord(_Part):
@@ -132,6 +139,8 @@ class ChainRecord(_Part):
                 steps=attempt.steps,
                 other_tasks=attempt.other_tasks,
                 reason=attempt.reason,
+                kind=attempt.kind,
+                detail=attempt.detail,
                 video=self.video if number == 0 else None,
                 foresight=self.foresight if number == 0 else {},
                 foresight_steps=self.foresight_steps if number == 0 else 0,
@@ -230,6 +239,20 @@ class Failure(_Part):
     """The first starts or chains with it."""
 
 
+class Film(_Part):
+    """One recording made after the evaluation, of something that it found; the same rollout again, to be looked at."""
+
+    shows: Literal["failure", "best chain"]
+    index: NonNegativeInt
+    """Which start, or which chain."""
+    task: str
+    """What failed; of a whole chain, its last attempt."""
+    at: NonNegativeInt = 0
+    """Its place in the chain, from 0."""
+    video: str
+    """Path relative to the results folder."""
+
+
 class Results(_Part):
     """Everything about one evaluation: `results.json`."""
 
@@ -242,6 +265,9 @@ class Results(_Part):
     chains: Chains | None = None
     failures: tuple[Failure, ...] = ()
     """The most frequent first; each one in full is in `rollouts.jsonl` or `chains.jsonl`."""
+    failure_kinds: dict[str, dict[str, PositiveInt]] = {}
+    """Task -> kind of failure -> how often; the task that failed most often first."""
+    films: tuple[Film, ...] = ()
     checkpoint: dict[str, str] | None = None
     """`path` and `sha256`."""
     benchmark: dict[str, Any] = {}
@@ -373,25 +399,6 @@ def successes_by_task(records: Iterable[RolloutRecord]) -> dict[str, Success]:
         hits, n = sum(r.success for r in groups[task]), len(groups[task])
         found[task] = Success(success_rate=hits / n, ci95=wilson(hits, n), n=n)
     return found
-
-
-def failures(records: Sequence[RolloutRecord]) -> tuple[Failure, ...]:
-    """Failed attempts by task and kind of reason, the most frequent first."""
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for record in records:
-        if not record.success:
-            groups[record.task, record.reason.partition(";")[0]].append(record.start)
-    return tuple(
-        Failure(task=task, reason=reason, count=len(starts), examples=tuple(sorted(starts)[:_EXAMPLES]))
-        for (task, reason), starts in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    )
-
-
-def write_failures(records: Sequence[RolloutRecord], path: Path) -> None:
-    """Every failed attempt as a line of tab-separated text: start or chain, task, steps, reason."""
-    lines = ["start\ttask\tsteps\treason"]
-    lines += [f"{r.start}\t{r.task}\t{r.steps}\t{r.reason}" for r in records if not r.success]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def listening(records: Sequence[RolloutRecord]) -> Listening:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 
 CELL_PX = 200
 """Every camera is shown this high and wide."""
-_TEXT_PX = 14
-_LINE_PX = 18
-_BACKGROUND, _INK, _GREEN = (24, 24, 27), (235, 235, 235), (74, 222, 128)
+TEXT_PX = 14
+LINE_PX = 18
+BACKGROUND, INK, GREEN = (24, 24, 27), (235, 235, 235), (74, 222, 128)
 _CODECS: tuple[tuple[str, dict[str, str]], ...] = (
     ("libx264", {"crf": "24", "preset": "veryfast"}),
     ("libvpx-vp9", {"crf": "34", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
@@ -34,8 +36,9 @@ class VideoError(ForeActError):
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=_TEXT_PX)
+def font(size_px: int = TEXT_PX) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which is everywhere the same; it has letters, but no ticks and arrows."""
+    return ImageFont.load_default(size=size_px)
 
 
 def compose(
@@ -68,19 +71,19 @@ def compose(
             cells.append((row, 0, frame, name))
             cells.append((row, 1, predicted.get(name), predicted_label))
     rows, columns = 1 + max(c[0] for c in cells), 1 + max(c[1] for c in cells)
-    width, top = columns * CELL_PX, 2 * _LINE_PX + 6
-    lines = textwrap.wrap(title, max(10, int(width / (0.52 * _TEXT_PX))), max_lines=2, placeholder=" ...")
-    picture = Image.new("RGB", (width, top + rows * (CELL_PX + _LINE_PX) + _LINE_PX + 4), _BACKGROUND)
+    width, top = columns * CELL_PX, 2 * LINE_PX + 6
+    lines = textwrap.wrap(title, max(10, int(width / (0.52 * TEXT_PX))), max_lines=2, placeholder=" ...")
+    picture = Image.new("RGB", (width, top + rows * (CELL_PX + LINE_PX) + LINE_PX + 4), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     for number, line in enumerate(lines):
-        draw.text((6, 3 + number * _LINE_PX), line, fill=_INK, font=_font())
+        draw.text((6, 3 + number * LINE_PX), line, fill=INK, font=font())
     for row, column, frame, label in cells:
-        x, y = column * CELL_PX, top + row * (CELL_PX + _LINE_PX)
-        draw.text((x + 6, y), label, fill=_INK, font=_font())
+        x, y = column * CELL_PX, top + row * (CELL_PX + LINE_PX)
+        draw.text((x + 6, y), label, fill=INK, font=font())
         if frame is not None:
-            filter_ = Image.Resampling.NEAREST if frame.shape[0] < CELL_PX / 2 else Image.Resampling.BILINEAR
-            picture.paste(Image.fromarray(frame).resize((CELL_PX, CELL_PX), filter_), (x, y + _LINE_PX))
-    draw.text((6, picture.height - _LINE_PX), status, fill=_GREEN if good else _INK, font=_font())
+            filter_ = Image.Resampling.NEAREST if frame.shape[0] < CELL_PX / 5 else Image.Resampling.BILINEAR
+            picture.paste(Image.fromarray(frame).resize((CELL_PX, CELL_PX), filter_), (x, y + LINE_PX))
+    draw.text((6, picture.height - LINE_PX), status, fill=GREEN if good else INK, font=font())
     return np.asarray(picture)
 
 
@@ -104,7 +107,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], rate_hz: float) -> int
     available = [(name, options) for name, options in _CODECS if name in av.codecs_available]
     if not available:
         raise VideoError(
-            f"this PyAV has none of the encoders {', '.join(n for n, _ in _CODECS)}; set videos_per_task=0"
+            f"this PyAV has none of the encoders {', '.join(n for n, _ in _CODECS)}; "
+            "set videos_per_task=0 and failure_videos=0"
         )
     codec, options = available[0]
     staged = path.with_name(path.name + ".part")
@@ -168,37 +172,70 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], rate_hz: float, *, every
     return len(kept)
 
 
+class Foreseen:
+    """Predicted frames by the moment they were predicted for."""
+
+    def __init__(self, predicted: Mapping[int, Mapping[str, np.ndarray]], steps_ahead: int) -> None:
+        """`predicted`: control step at which a plan was made -> camera name -> frame expected `steps_ahead` later."""
+        self._frames = {step + steps_ahead: frames for step, frames in predicted.items()}
+        self._moments = sorted(self._frames)
+        gaps = [after - before for before, after in itertools.pairwise(self._moments)]
+        self._slack = max(2, max(gaps, default=0) // 2)
+
+    def __bool__(self) -> bool:
+        return bool(self._moments)
+
+    def at(self, step: int) -> Mapping[str, np.ndarray]:
+        """What had been predicted for the moment nearest to a control step; empty where none is near.
+
+        Plans come every few steps, so the nearest moment is at most half as many steps away.
+        """
+        right = bisect.bisect_left(self._moments, step)
+        near = self._moments[max(0, right - 1) : right + 1]
+        moment = min(near, key=lambda found: abs(found - step), default=None)
+        return self._frames[moment] if moment is not None and abs(moment - step) <= self._slack else {}
+
+
 def rollout_frames(
     seen: Sequence[Mapping[str, np.ndarray]],
     predicted: Mapping[int, Mapping[str, np.ndarray]],
     *,
     steps_ahead: int,
     rate_hz: float,
-    title: str | Mapping[int, str],
+    title: str,
     success: bool,
+    verdict: str = "not done in time",
 ) -> Iterable[np.ndarray]:
     """The pictures of one rollout for `write_video`; the last one is held for a second.
+
+    Beside each frame stands the one that had been predicted for that moment; see `Foreseen`.
 
     Args:
         seen: One entry per control step, from the reset on: camera name -> frame.
         predicted: Control step at which a plan was made -> camera name -> frame expected `steps_ahead` later.
         steps_ahead: How far ahead the predictions look, in control steps.
         rate_hz: Control rate.
-        title: The instruction; where it changes on the way: control step -> instruction from there on.
+        title: The instruction.
         success: How it ended.
+        verdict: Shown at the end of a failure.
     """
-    label = f"expected {steps_ahead / rate_hz:.1f} s later"
     last = len(seen) - 1
-    latest: Mapping[str, np.ndarray] | None = {} if predicted else None
-    titles = {0: title} if isinstance(title, str) else title
-    shown = ""
+    foreseen = Foreseen(predicted, steps_ahead)
     for step, frames in enumerate(seen):
-        latest = predicted.get(step, latest)
-        shown = titles.get(step, shown)
         status = f"{step / rate_hz:.1f} s"
         if step == last:
-            status += "  success" if success else "  not done in time"
+            status += "  success" if success else f"  {verdict}"
         picture = compose(
-            frames, latest, title=shown, status=status, good=step == last and success, predicted_label=label
+            frames,
+            foreseen.at(step) if foreseen else None,
+            title=title,
+            status=status,
+            good=step == last and success,
+            predicted_label=foreseen_label(steps_ahead, rate_hz),
         )
         yield from [picture] * (1 + (round(rate_hz) if step == last else 0))
+
+
+def foreseen_label(steps_ahead: int, rate_hz: float) -> str:
+    """Heading of the column of predicted frames."""
+    return f"foreseen {steps_ahead / rate_hz:.1f} s before"

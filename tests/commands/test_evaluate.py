@@ -79,7 +79,7 @@ def test_results_do_not_depend_on_workers_and_survive_a_kill(
 
 def test_videos_and_report_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("actor=zero", *SMALL, "videos_per_task=1", "benchmark.max_steps=5", "benchmark.language=training")
-    assert _run(*words, f"out={tmp_path}") == 0
+    assert _run(*words, "failure_videos=0", f"out={tmp_path}") == 0
     recorded = [r for r in read_rollouts(tmp_path / "rollouts.jsonl") if r.video]
     assert sorted(r.task for r in recorded) == ["move_slider_left", "open_drawer", "turn_on_led"]
     for record in recorded:

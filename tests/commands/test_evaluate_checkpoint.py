@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from foreact.commands.main import app, run
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.sim.embodiment import desk_contract
 from foreact.vla.actors import checkpoint_sha256
 from foreact.vla.checkpoint import save_policy
@@ -31,8 +31,10 @@ def _checkpoint(folder: Path, contract: Contract = CONTRACT, seed: int = 0) -> P
     import torch
 
     torch.manual_seed(seed)
-    config = GR1Config(width=24, layers=1, heads=2, vision_width=24, text_width=24, decoder_width=24, decoder_layers=1)
-    save_policy(GR1(config, contract, {"state": {"mean": [0.0] * 15, "std": [1.0] * 15}}), folder)
+    config = ForeActConfig(
+        width=24, layers=1, heads=2, vision_width=24, text_width=24, decoder_width=24, decoder_layers=1
+    )
+    save_policy(ForeAct(config, contract, {"state": {"mean": [0.0] * 15, "std": [1.0] * 15}}), folder)
     return folder
 
 
@@ -48,7 +50,7 @@ def test_a_checkpoint_is_judged_and_its_foresight_measured(tmp_path: Path, capsy
     )
     assert Contract.model_validate(results.contract) == CONTRACT
     foresight = results.foresight
-    assert foresight is not None and foresight.steps_ahead == GR1Config().foresight_steps == 9
+    assert foresight is not None and foresight.steps_ahead == ForeActConfig().foresight_steps == 9
     # Plans at steps 0, 5 and 10 of 12; only the first one's moment is reached. Two rollouts, two cameras.
     assert foresight.cameras[ALL_CAMERAS].n_frames == 4 and foresight.n_rollouts == 2
     shown = capsys.readouterr().out
@@ -79,12 +81,15 @@ def test_a_checkpoint_of_another_robot_or_a_damaged_one_is_refused(
 
 @pytest.mark.slow
 def test_the_demo_runs_with_any_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All eight tasks, at the length of a real demo but for one start each."""
-    words = ["--starts-per-task", "1", "--workers", "1", "--out", str(tmp_path / "demo")]
+    """All eight tasks, at the length of a real demo but for one start each, and one chain."""
+    words = ["--starts-per-task", "1", "--chains", "1", "--workers", "1", "--out", str(tmp_path / "demo")]
     assert run(app, ["demo", "--checkpoint", str(_checkpoint(tmp_path / "mine")), *words]) == 0
-    assert len(read_results(tmp_path / "demo" / "results.json").tasks) == 8
+    assert len(read_results(tmp_path / "demo" / "fixtures" / "results.json").tasks) == 8
+    chains = read_results(tmp_path / "demo" / "chains" / "results.json").chains
+    assert chains is not None and chains.n == 1 and (tmp_path / "demo" / "film.mp4").stat().st_size > 10_000
     shown = capsys.readouterr().out
-    assert "all tasks" in shown and str(tmp_path / "demo" / "report.html") in shown
+    assert "the eight fixture tasks" in shown and str(tmp_path / "demo" / "report.html") in shown
+    assert f"the best of 1; their average was {chains.average_length:.2f}" in shown
 
 
 def test_how_a_checkpoint_is_run_reaches_the_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from foreact.vla.failures import failure_kinds, failures
 from foreact.vla.intervals import wilson
 from foreact.vla.report import write_report
 from foreact.vla.results import (
     ALL_CAMERAS,
+    ChainAttempt,
+    ChainRecord,
     Chains,
+    Film,
     ForesightSums,
     Results,
     ResultsError,
     RolloutRecord,
+    as_rollouts,
     foresight,
     listening,
     read_results,
@@ -183,6 +188,76 @@ def test_videos_beyond_the_limits_are_linked(tmp_path: Path) -> None:
     for limits in ({"max_video_bytes": 200}, {"max_total_bytes": 350}):
         sources = [a["src"] or "" for tag, a in _report(tmp_path, **limits).tags if tag == "video"]
         assert [s[:5] for s in sources] == ["data:", "video"] and sources[1] == "videos/b.mp4"
+
+
+def test_films_of_failures_stand_under_their_kind_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for name in "ab":
+        (tmp_path / "videos" / f"{name}.mp4").write_bytes(name.encode() * 100)
+    records = [
+        _record(0, "open_drawer", False, kind="never touched", detail=NASTY, video="videos/a.mp4"),
+        _record(1, "open_drawer", False, kind="let go", video="videos/b.mp4"),
+        _record(2, "turn_on_led", True),
+    ]
+    film = Film(shows="failure", index=0, task="open_drawer", video="videos/a.mp4")
+    results = _results(
+        films=[film], tasks=successes_by_task(records), overall=success(records),
+        failures=failures(records), failure_kinds=failure_kinds(records),
+    )  # fmt: skip
+    page = _Page(write_report(results, records, tmp_path).read_text(encoding="utf-8"))
+    words = " ".join(" ".join(page.words).split())
+    head, _, after = words.partition("Some of them")
+    assert "Failures task failed let go never touched starts open_drawer 2 of 2 1 1 0, 1 all 2 of 3 1 1" in head
+    gallery, _, rollouts = after.partition("Rollouts What the cameras saw")
+    assert f"never touched : {NASTY}" in gallery and "start 0" in gallery and "start 1" in rollouts
+    sources = [(a["src"] or "")[-8:] for tag, a in page.tags if tag == "video"]
+    assert len(sources) == len(set(sources)) == 2
+
+
+def test_a_film_of_the_best_chain_says_of_how_many(tmp_path: Path) -> None:
+    def attempt(ok: bool) -> ChainAttempt:
+        return ChainAttempt(task="open_drawer", instruction="pull", success=ok, steps=8, kind="" if ok else "let go")
+
+    tasks = ("open_drawer",) * 3
+    records = [
+        ChainRecord(chain=4, seed=4, tasks=tasks, attempts=(attempt(True), attempt(True), attempt(False))),
+        ChainRecord(chain=5, seed=5, tasks=tasks, attempts=(attempt(False),)),
+    ]
+    (tmp_path / "best.mp4").write_bytes(b"best")
+    rollouts = as_rollouts(records)
+    results = _results(
+        chains=Chains(average_length=1.0, ci95=(0, 2), success_at=(0.5, 0.5, 0), n=2),
+        tasks=successes_by_task(rollouts), overall=success(rollouts), failure_kinds=failure_kinds(rollouts),
+        films=[
+            Film(shows="best chain", index=4, task="open_drawer", at=2, video="best.mp4"),
+            Film(shows="failure", index=5, task="open_drawer", at=0, video="gone.mp4"),
+        ],
+    )  # fmt: skip
+    page = _Page(write_report(results, records, tmp_path).read_text(encoding="utf-8"))
+    words = " ".join(" ".join(page.words).split())
+    assert "Chain 4, the best of the 2 that were run: 2 of 3 tasks , where the average is 1.00" in words
+    assert "task 1 of 3 of chain 5, 8 steps" in words and "gone.mp4" in words
+    assert [a["src"] for tag, a in page.tags if tag == "video"] == [
+        "data:video/mp4;base64," + base64.b64encode(b"best").decode()
+    ]
+    with pytest.raises(ResultsError, match="no record"):
+        write_report(results, records[:1], tmp_path)
+
+
+def test_results_of_before_kinds_and_films_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    _results().write(path)
+    plain = json.loads(path.read_text())
+    for key in ("failure_kinds", "films"):
+        del plain[key]
+    path.write_text(json.dumps(plain))
+    assert read_results(path) == _results()
+    record = json.loads(RECORDS[1].model_dump_json())
+    for key in ("kind", "detail"):
+        del record[key]
+    lines = tmp_path / "rollouts.jsonl"
+    lines.write_text(json.dumps(record) + "\n")
+    assert read_rollouts(lines) == [RECORDS[1]]
 
 
 def test_bars_are_as_long_as_the_rates(tmp_path: Path) -> None:

@@ -71,13 +71,14 @@ def test_seen_and_predicted_stand_side_by_side_with_text() -> None:
     assert compose(seen, title="x").shape[0] < picture.shape[0]  # without predictions: one row
 
 
-def test_a_prediction_is_shown_from_its_plan_on_until_the_next() -> None:
-    seen = [{"rgb_static": np.zeros((100, 100, 3), np.uint8)} for _ in range(6)]
+def test_a_prediction_is_shown_beside_the_moment_it_was_made_for() -> None:
+    seen = [{"rgb_static": np.zeros((100, 100, 3), np.uint8)} for _ in range(7)]
     predicted = {s: {"rgb_static": np.full((100, 100, 3), (0, 50 + 40 * s, 255), np.uint8)} for s in (0, 4)}
     pictures = list(rollout_frames(seen, predicted, steps_ahead=3, rate_hz=2, title="t", success=False))
-    assert len(pictures) == 6 + 2  # the last one is held for a second
-    shown = [(p == (0, 50, 255)).all(-1).any() for p in pictures]
-    assert shown == [True] * 4 + [False] * 4
+    assert len(pictures) == 7 + 2  # the last one is held for a second
+    # Made for the steps 3 and 7: nothing is near step 0, and step 6 is nearer to 7.
+    for colour, expected in ((50, [False] + [True] * 5 + [False] * 3), (210, [False] * 6 + [True] * 3)):
+        assert [(p == (0, colour, 255)).all(-1).any() for p in pictures] == expected
 
 
 def test_a_gif_keeps_every_third_frame_and_the_speed(tmp_path: Path) -> None:

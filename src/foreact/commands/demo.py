@@ -1,12 +1,18 @@
-"""`foreact demo`: the shipped policy on the eight fixture tasks."""
+"""`foreact demo`: the shipped policy in chains of five tasks and on the eight fixture tasks, with a film."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foreact.vla.errors import ForeActError
 
+if TYPE_CHECKING:
+    from foreact.commands.evaluate_settings import EvaluateSettings
+
+FILM = "film.mp4"
 SHIPPED = Path("checkpoints/foreact_desk")
 
 
@@ -33,33 +39,56 @@ def find_checkpoint() -> Path:
     )
 
 
-def run(*, checkpoint: str, out: str, workers: int, starts_per_task: int, as_json: bool) -> None:
-    """Evaluate and print; `foreact demo --help` says what the arguments mean."""
-    from rich.console import Console
-
-    from foreact.commands.evaluate import evaluate
+def demo_settings(
+    checkpoint: Path, out: Path, *, workers: int, starts: int, chains: int
+) -> tuple[EvaluateSettings, EvaluateSettings]:
+    """What is evaluated: the eight fixture tasks, and the first of CALVIN's chains."""
     from foreact.commands.evaluate_settings import EvaluateSettings
-    from foreact.commands.evaluate_table import print_summary
 
-    folder = Path(checkpoint) if checkpoint else find_checkpoint()
     tasks = (
         "move_slider_left", "move_slider_right", "open_drawer", "close_drawer",
         "turn_on_lightbulb", "turn_off_lightbulb", "turn_on_led", "turn_off_led",
     )  # fmt: skip
-    settings = EvaluateSettings.parse(
-        {
-            "checkpoint": folder,
-            "benchmark": {"kind": "tasks", "tasks": tasks, "starts_per_task": starts_per_task, "max_steps": 180},
-            "workers": workers,
-            "out": out,
-        }
+    single = {"kind": "tasks", "tasks": tasks, "starts_per_task": starts, "max_steps": 180}
+    both = {"checkpoint": checkpoint, "workers": workers}
+    return (
+        EvaluateSettings.parse({**both, "benchmark": single, "out": out / "fixtures"}),
+        EvaluateSettings.parse(
+            {
+                **both,
+                "benchmark": {"kind": "chains", "chains": chains},
+                "out": out / "chains",
+                "videos_per_task": 0,
+                "failure_videos": 2,
+                "best_video": True,
+            }
+        ),
     )
+
+
+def run(*, checkpoint: str, out: str, workers: int, starts: int, chains: int, as_json: bool) -> None:
+    """Evaluate twice, write a page about both, and print; `foreact demo --help` says what the arguments mean."""
+    from rich.console import Console
+
+    from foreact.commands.demo_page import print_demo, write_demo
+    from foreact.commands.evaluate import evaluate
+
+    source, folder = Path(checkpoint) if checkpoint else find_checkpoint(), Path(out)
     console = Console(stderr=as_json)
-    words = ["foreact", "demo", "--checkpoint", str(folder), "--out", out, "--starts-per-task", str(starts_per_task)]
-    results = evaluate(settings, command=shlex.join(words), console=console)
-    print_summary(results, settings.folder, console)
+    words = ["foreact", "demo", "--checkpoint", str(source), "--out", out]
+    command = shlex.join([*words, "--starts-per-task", str(starts), "--chains", str(chains)])
+    found = []
+    for settings, what in zip(
+        demo_settings(source, folder, workers=workers, starts=starts, chains=chains),
+        ("Single tasks: door, drawer and lamps", "Chains of five tasks, blocks included"),
+        strict=True,
+    ):
+        console.print(what)
+        found.append(evaluate(settings, command=command, console=console))
+    fixtures, in_a_row = found
+    shown = write_demo(folder, fixtures, in_a_row)
+    print_demo(fixtures, in_a_row, shown, folder, console)
     if as_json:
-        print(results.model_dump_json(indent=2))
-    else:
-        page = settings.folder / "report.html"
-        console.print(f"Open {page}: its videos show what the policy saw beside what it expected.", soft_wrap=True)
+        film = None if shown is None else str(folder / FILM)
+        both = {"film": film, "chains": in_a_row.model_dump(mode="json"), "fixtures": fixtures.model_dump(mode="json")}
+        print(json.dumps(both, indent=2))

@@ -74,12 +74,14 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
     Raises:
         ForeActError: As `main`.
     """
+    from foreact.commands.evaluate_films import pick_films
     from foreact.commands.evaluate_jobs import make_suite, plan_jobs
     from foreact.sim.border import find_border
     from foreact.sim.gl_backend import pick_gl_backend
     from foreact.vla.contract import Contract
+    from foreact.vla.failures import write_failures
     from foreact.vla.report import write_report
-    from foreact.vla.results import as_rollouts, write_failures
+    from foreact.vla.results import as_rollouts
 
     began = time.monotonic()
     suite = make_suite(settings)
@@ -105,8 +107,11 @@ def evaluate(settings: EvaluateSettings, *, command: str, console: Console) -> R
         # The order in which workers finish is chance; results and report do not depend on it.
         order = {_key(job, chains): number for number, job in enumerate(plan.jobs)}
         records = sorted(folder.records, key=lambda record: order[record.key])
+        films = tuple(film for film in pick_films(settings, records) if (folder.path / film.video).is_file())
         results = _results(settings, records, plan, about, checkpoint, command, versions, _renderer(suite))
-        results = results.model_copy(update={"wall_s": time.monotonic() - began, "n_resumed": len(finished)})
+        results = results.model_copy(
+            update={"wall_s": time.monotonic() - began, "n_resumed": len(finished), "films": films}
+        )
         try:
             results.write(folder.path / "results.json")
             write_failures(as_rollouts(records), folder.path / "failures.tsv")
@@ -123,15 +128,30 @@ def _key(job: Job, chains: bool) -> tuple[int, str]:
 
 def _run(todo: list[Job], folder: EvaluationFolder, settings: EvaluateSettings, plan: Plan, console: Console) -> About:
     """Do the jobs, each written to the folder as soon as it is done, and return what the actor said of itself."""
+    from foreact.commands.evaluate_films import Filmed, film_jobs, pick_films, went_alike
     from foreact.commands.evaluate_workers import About, run_jobs
     from foreact.vla.results import ChainRecord
 
     about: About | None = None
     total = len(folder.records) + len(todo)
+    chain = settings.benchmark.kind == "chains"
     try:
         with _progress(console) as progress:
             bar = progress.add_task(settings.name, total=total, completed=len(folder.records), rate="")
-            for item in run_jobs(settings, todo):
+            films = progress.add_task("films", total=0, rate="", visible=False)
+
+            def again() -> list[Job]:
+                jobs = film_jobs(pick_films(settings, folder.records), plan.jobs, folder.path, chain=chain)
+                progress.update(films, total=len(jobs), visible=bool(jobs))
+                return jobs
+
+            for item in run_jobs(settings, todo, again):
+                if isinstance(item, Filmed):
+                    progress.update(films, advance=1)
+                    if not went_alike(item, next(r for r in folder.records if r.key == item.key)):
+                        (folder.path / item.video).unlink(missing_ok=True)
+                        console.print(f"note: {item.video} went differently than before and is left out", markup=False)
+                    continue
                 if isinstance(item, About):
                     about = item
                     for note in item.notes:
@@ -238,13 +258,13 @@ def _results(
     versions: dict[str, str],
     renderer: str,
 ) -> Results:
+    from foreact.vla.failures import failure_kinds, failures
     from foreact.vla.foresight import CHANGE_THRESHOLD
     from foreact.vla.results import (
         ChainRecord,
         Results,
         as_rollouts,
         chains,
-        failures,
         foresight,
         listening,
         success,
@@ -261,6 +281,7 @@ def _results(
         foresight=foresight(rollouts, change_threshold=CHANGE_THRESHOLD),
         chains=chains(sequences),
         failures=failures(rollouts),
+        failure_kinds=failure_kinds(rollouts),
         checkpoint=checkpoint,
         benchmark=_benchmark(settings),
         seeds={"benchmark": settings.seed, "starts": plan.seeds},

@@ -73,6 +73,8 @@ class Env(BaseModel):
     name: str = "desk"
 
 
+FAILURE_VIDEOS = 4
+"""Films of failures by default."""
 REMOTE = "remote"
 """The actor's name for whatever a policy server runs."""
 
@@ -114,6 +116,8 @@ class EvaluateSettings(BaseModel):
     graphs: bool = False
     compiled: bool = False
     videos_per_task: NonNegativeInt = 1
+    failure_videos: NonNegativeInt | None = None
+    best_video: bool = False
     foresight: bool = True
     out: Path | None = None
     resume: bool = True
@@ -143,12 +147,26 @@ class EvaluateSettings(BaseModel):
             raise ValueError("execute_steps goes with checkpoint=DIR or a server's url=; an actor=NAME decides itself")
         if self.actor is not None and self.runtime:
             raise ValueError(f"{', '.join(self.runtime)}: goes with checkpoint=DIR; an actor=NAME or a server decides")
+        if self.best_video and self.benchmark.kind != "chains":
+            raise ValueError("best_video goes with benchmark=calvin_chains: of single tasks none is best")
         return self
 
     @property
     def runtime(self) -> dict[str, Any]:
         """Precision, graphs and compiled, where they are not at their defaults."""
         return self.model_dump(include={"precision", "graphs", "compiled"}, exclude_defaults=True)
+
+    @property
+    def n_failure_videos(self) -> int:
+        """How many films of failures; by default none where no other videos are wanted."""
+        if self.failure_videos is None:
+            return FAILURE_VIDEOS if self.videos_per_task else 0
+        return self.failure_videos
+
+    @property
+    def records_any(self) -> bool:
+        """Whether anything may be recorded."""
+        return self.videos_per_task > 0 or self.n_failure_videos > 0 or self.best_video
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,11 @@ def print_summary(results: Results, folder: Path, console: Console) -> None:
         f"another task than the asked one happened in {_percent(heard.other_task_rate)} of rollouts "
         f"({_interval(heard.ci95)}), {heard.n_tasks_per_start} instructions per start, {heard.n_starts} starts"
     )
+    if results.failure_kinds:
+        kinds = Counter[str]()
+        for counts in results.failure_kinds.values():
+            kinds.update(counts)
+        console.print(f"failed: {', '.join(f'{kind} {count}' for kind, count in kinds.most_common())}", highlight=False)
     if results.foresight is not None:
         score = results.foresight.cameras[ALL_CAMERAS]
         console.print(

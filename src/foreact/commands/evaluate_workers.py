@@ -10,10 +10,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from foreact.commands.evaluate_films import Filmed, path_of
 from foreact.commands.evaluate_folder import EvaluationError
 from foreact.commands.evaluate_settings import EvaluateSettings
 from foreact.vla.errors import ConfigError, ForeActError
@@ -21,6 +22,8 @@ from foreact.vla.processes import one_thread_each
 from foreact.vla.results import ChainAttempt, ChainRecord, Record, RolloutRecord
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from foreact.sim.rollout import Job, Rollout
     from foreact.sim.suites import Suite
     from foreact.vla.contract import Contract
@@ -46,33 +49,47 @@ class _Failed:
     exit_code: int
 
 
-def run_jobs(settings: EvaluateSettings, jobs: list[Job]) -> Iterator[About | Record]:
+def run_jobs(
+    settings: EvaluateSettings, jobs: list[Job], films: Callable[[], list[Job]] = list
+) -> Iterator[About | Record | Filmed]:
     """Do the jobs and yield each when it is done; first of all one `About`.
+
+    Args:
+        settings: What to do it with.
+        jobs: What counts.
+        films: Asked when all jobs are done: what is to be done once more and recorded.
 
     Raises:
         ForeActError: If the actor cannot be loaded, does not fit the desk, or breaks its interface.
         EvaluationError: If a worker dies.
     """
     if settings.workers == 0:
-        yield from _work(settings, jobs)
+        yield from _work(settings, jobs, _later(films))
         return
     # Spawned, not forked: neither a GL context nor torch's threads survive a fork.
     context = multiprocessing.get_context("spawn")
     todo: Any = context.Queue()
+    again: Any = context.Queue()
     done: Any = context.Queue()
     n_workers = min(settings.workers, max(1, len(jobs)))
     for job in [*jobs, *[None] * n_workers]:
         todo.put(job)
     with one_thread_each():
         workers = [
-            context.Process(target=_worker, args=(settings, todo, done), daemon=True, name=f"worker {i}")
+            context.Process(target=_worker, args=(settings, todo, again, done), daemon=True, name=f"worker {i}")
             for i in range(n_workers)
         ]
         for worker in workers:
             worker.start()
-    told, left = False, len(jobs)
+    told, asked, left = False, False, len(jobs)
     try:
-        while left or not told:
+        while left or not told or not asked:
+            if told and not left:  # what was yielded has been looked at, so it is known what is worth a film
+                asked, more = True, films()
+                left = len(more)
+                for job in [*more, *[None] * n_workers]:
+                    again.put(job)
+                continue
             item = _next(done, workers, left)
             if isinstance(item, _Failed):
                 error = ForeActError(item.message)
@@ -87,11 +104,12 @@ def run_jobs(settings: EvaluateSettings, jobs: list[Job]) -> Iterator[About | Re
             yield item
     finally:
         for worker in workers:
-            worker.join(timeout=0 if left else 10)
+            worker.join(timeout=0 if left or not asked else 10)
             if worker.is_alive():
                 worker.terminate()
                 worker.join()
-        todo.cancel_join_thread()  # jobs that nobody will fetch must not keep this process from ending
+        for unread in (todo, again):  # jobs that nobody will fetch must not keep this process from ending
+            unread.cancel_join_thread()
 
 
 def _next(done: Any, workers: list[Any], left: int) -> Any:
@@ -109,11 +127,16 @@ def _next(done: Any, workers: list[Any], left: int) -> Any:
                 ) from None
 
 
-def _worker(settings: EvaluateSettings, todo: Any, done: Any) -> None:
+def _later(films: Callable[[], list[Job]]) -> Iterator[Job]:
+    """The films' jobs, asked for when the first is fetched."""
+    yield from films()
+
+
+def _worker(settings: EvaluateSettings, todo: Any, again: Any, done: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        for item in _work(settings, iter(todo.get, None)):
+        for item in _work(settings, iter(todo.get, None), iter(again.get, None)):
             done.put(item)
     except ForeActError as error:
         done.put(_Failed(str(error), error.exit_code))
@@ -130,7 +153,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | Record]:
+def _work(settings: EvaluateSettings, jobs: Iterable[Job], films: Iterable[Job]) -> Iterator[About | Record | Filmed]:
     from foreact.commands.evaluate_jobs import make_suite
     from foreact.sim.border import find_border
     from foreact.sim.rollout import Lockstep
@@ -141,12 +164,16 @@ def _work(settings: EvaluateSettings, jobs: Iterable[Job]) -> Iterator[About | R
         sys.modules["torch"].set_num_threads(1)
     border = find_border(actor.contract, suite, settings.title)
     yield About(contract=actor.contract.model_dump(mode="json"), notes=border.adapter.notes)
-    envs = [border.make_env(record=settings.videos_per_task > 0) for _ in range(settings.envs_per_worker)]
+    envs = [border.make_env(record=settings.records_any) for _ in range(settings.envs_per_worker)]
     limit = settings.benchmark.max_steps or suite.max_steps
     lockstep = Lockstep(actor, envs, border, max_steps=limit, foresight=settings.foresight)
+    # One after another: few are wanted, they are shared out evenly, and a recording fills memory.
+    camera = Lockstep(actor, envs[:1], border, max_steps=limit, foresight=settings.foresight)
     try:
         for rollout in lockstep.run(jobs):
             yield _finish(rollout, settings, actor.contract.rate_hz)
+        for rollout in camera.run(films):
+            yield _film(rollout, settings, actor.contract.rate_hz)
     finally:
         for env in envs:
             env.close()
@@ -215,25 +242,57 @@ def connect_remote(settings: EvaluateSettings, offered: Contract) -> RemoteActor
     return connect_actor(settings.url, offered, client, foreign)
 
 
-def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Record:
-    """Turn a rollout into its record; a recording becomes a video on disk first."""
-    job, recording = rollout.job, rollout.recording
-    video = None
-    success = rollout.solved == len(job.tasks)
-    chain = settings.benchmark.kind == "chains"
-    if recording is not None:
-        from foreact.vla.video import rollout_frames, write_video
+def _film(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Filmed:
+    """Write what was done once more."""
+    job, chain = rollout.job, settings.benchmark.kind == "chains"
+    video = path_of(job, chain=chain)
+    _write_video(rollout, settings.folder / video, rate_hz)
+    outcome = tuple((attempt.success, attempt.steps) for attempt in rollout.attempts)
+    return Filmed(key=(job.index, "chain" if chain else job.tasks[0]), outcome=outcome, video=video)
 
-        video = f"videos/chain-{job.index:04d}.mp4" if chain else f"videos/{job.tasks[0]}-{job.index:04d}.mp4"
+
+def _write_video(rollout: Rollout, path: Path, rate_hz: float) -> None:
+    from foreact.vla.failures import UNKNOWN_KIND
+    from foreact.vla.film import EVERY, chain_frames
+    from foreact.vla.video import rollout_frames, write_video
+
+    job, recording, last = rollout.job, rollout.recording, rollout.attempts[-1]
+    if recording is None:  # a chain that did not get as far as the first time
+        return
+    verdict = "" if last.success else last.kind or UNKNOWN_KIND
+    if len(job.tasks) == 1:
         frames = rollout_frames(
             recording.seen,
             recording.predicted,
             steps_ahead=recording.steps_ahead,
             rate_hz=rate_hz,
-            title=recording.instructions,
-            success=success,
+            title=job.instructions[0],
+            success=last.success,
+            verdict=verdict,
         )
-        write_video(settings.folder / video, frames, rate_hz)
+        write_video(path, frames, rate_hz)
+        return
+    frames = chain_frames(
+        recording.seen,
+        recording.predicted,
+        steps_ahead=recording.steps_ahead,
+        rate_hz=rate_hz,
+        instructions=job.instructions,
+        begun={step: job.record_from + at for at, step in enumerate(sorted(recording.instructions))},
+        solved=rollout.solved,
+        verdict=verdict,
+    )
+    write_video(path, frames, rate_hz / EVERY)
+
+
+def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Record:
+    """Turn a rollout into its record; a recording becomes a video on disk first."""
+    job, recording = rollout.job, rollout.recording
+    video = None
+    chain = settings.benchmark.kind == "chains"
+    if recording is not None:
+        video = f"videos/chain-{job.index:04d}.mp4" if chain else f"videos/{job.tasks[0]}-{job.index:04d}.mp4"
+        _write_video(rollout, settings.folder / video, rate_hz)
     foresight = recording.foresight() if recording is not None else {}
     steps_ahead = recording.steps_ahead if recording is not None else 0
     if not chain:
@@ -247,6 +306,8 @@ def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Rec
             steps=attempt.steps,
             other_tasks=attempt.other_tasks,
             reason=attempt.reason,
+            kind=attempt.kind,
+            detail=attempt.detail,
             wall_s=rollout.wall_s,
             video=video,
             foresight=foresight,
@@ -264,6 +325,8 @@ def _finish(rollout: Rollout, settings: EvaluateSettings, rate_hz: float) -> Rec
                 steps=attempt.steps,
                 other_tasks=attempt.other_tasks,
                 reason=attempt.reason,
+                kind=attempt.kind,
+                detail=attempt.detail,
             )
             for task, instruction, attempt in zip(job.tasks, job.instructions, rollout.attempts, strict=False)
         ),

@@ -129,12 +129,13 @@ def demo(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint folder; default: the one in the source tree.")] = "",
     out: Annotated[str, typer.Option(help="Results folder.")] = "outputs/demo",
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
-    starts_per_task: Annotated[int, typer.Option(help="Different starts in which each task is tried.", min=1)] = 5,
+    starts_per_task: Annotated[int, typer.Option(help="Starts in which each fixture task is tried.", min=1)] = 5,
+    chains: Annotated[int, typer.Option(help="So many of CALVIN's chains of five tasks, from the first.", min=1)] = 24,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")] = False,
 ) -> None:
-    """Watch the shipped policy at work: eight tasks, a table, videos and a report."""
+    """Watch the shipped policy at work: chains of five tasks, eight single ones, a film, a table and a report."""
     run = import_module("foreact.commands.demo").run
-    run(checkpoint=checkpoint, out=out, workers=workers, starts_per_task=starts_per_task, as_json=as_json)
+    run(checkpoint=checkpoint, out=out, workers=workers, starts=starts_per_task, chains=chains, as_json=as_json)
 
 
 @app.command()

@@ -180,7 +180,7 @@ def run_row(study: Study, arm: str, seed: int, work: Path, workers: int) -> Row:
     argvs = row_commands(study, arm, seed, work, workers)
     began = time.monotonic()
     for argv in argvs:
-        out = Path(argv[-1].removeprefix("out="))
+        out = next(Path(word.removeprefix("out=")) for word in argv if word.startswith("out="))
         out.parent.mkdir(parents=True, exist_ok=True)
         # Another `study run` beside this one may be at the same data or the same pretraining: wait for it.
         with FileLock(out.parent / f"{out.name}.lock"):
