@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -57,8 +56,11 @@ def main() -> int:
         found = run(options, json.loads(line)["urls"]["openpi"])
     finally:
         for process in (robot, policy):
-            process.send_signal(signal.SIGINT)
-            process.wait(20)
+            process.terminate()  # not SIGINT: a shell's background jobs ignore it, and so do their children
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
     print(json.dumps(found, indent=2))
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
@@ -164,7 +166,7 @@ def _drive(node: Any, seconds: float, lateness: list[float]) -> dict[str, Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--checkpoint", default=str(ROOT / "checkpoints" / "gr1_tiny_desk"))
+    parser.add_argument("--checkpoint", default=str(ROOT / "checkpoints" / "foreact_desk"))
     parser.add_argument("--robot", default="desk_sim")
     parser.add_argument("--speed-scale", type=float, default=0.25)
     parser.add_argument("--domain-id", type=int, default=77)
