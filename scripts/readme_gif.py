@@ -1,6 +1,6 @@
 """Lay four videos of an evaluation side by side as the README's picture.
 
-.venv/bin/python scripts/readme_gif.py outputs/demo docs/media/demo.gif
+.venv/bin/python scripts/readme_gif.py outputs/demo/fixtures docs/media/demo.gif
 """
 
 from __future__ import annotations
