@@ -37,8 +37,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/own-data.md").read_text()
 EXAMPLES = ROOT / "examples/own_data"
 SMALL = (
-    "policy=gr1_debug", "trainer.batch_size=4", "trainer.threads=1", "trainer.precision=fp32", "trainer.log_every=1",
-    "trainer.tensorboard=false", "trainer.validate_every=2", "trainer.validate_batches=1", "trainer.save_every=2",
+    "policy=foreact_debug", "trainer.batch_size=4", "trainer.threads=1", "trainer.precision=fp32",
+    "trainer.log_every=1", "trainer.tensorboard=false", "trainer.validate_every=2", "trainer.validate_batches=1",
+    "trainer.save_every=2",
 )  # fmt: skip
 UNITS = np.array([0.02, 0.02, 0.02, 0.05, 0.05, 0.05])
 TASKS = ("open_drawer", "turn_on_led", "move_slider_left")
@@ -250,7 +251,7 @@ def check_stores(lab: Path, episodes: list[EpisodeData]) -> None:
 
 
 def test_cameras_given_as_a_whole_replace_the_default() -> None:
-    settings = compose("train", ["policy=gr1_debug", "policy.cameras={front: [16, 16]}"])
+    settings = compose("train", ["policy=foreact_debug", "policy.cameras={front: [16, 16]}"])
     assert settings["policy"]["cameras"] == {"front": [16, 16]}
     added = compose("train", ["+policy.cameras.side=[64, 64]"])["policy"]["cameras"]
     assert set(added) == {"rgb_static", "rgb_gripper", "side"}

@@ -124,7 +124,7 @@ def test_arrows_between_folders_run_one_way(folder: str) -> None:
 def test_wrong_arrows_are_seen() -> None:
     for line in (
         "from foreact.sim.env import DeskEnv",
-        "def f():\n    import foreact.policies.gr1.model",
+        "def f():\n    import foreact.policies.gr1.foreact",
         "import importlib\nimportlib.import_module('foreact.sim.env')",
         "from foreact import sim",
         "from .store import open_store",

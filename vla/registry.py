@@ -16,10 +16,14 @@ GROUP = "foreact.policies"
 
 _BUILT_IN = {
     "foreact": ("foreact.policies.gr1.foreact", "ForeAct"),
-    "gr1": ("foreact.policies.gr1.model", "GR1"),
     "gr1_published": ("foreact.policies.gr1.published", "PublishedGR1"),
 }
 """Name -> (module, class), imported when asked for."""
+_REMOVED = {
+    "gr1": "its successor is 'foreact': take checkpoints/foreact_desk, or train one on the same data "
+    "(`foreact train experiment=finetune data.path=...`); its weights do not fit",
+}
+"""Name -> what to do about a checkpoint that still names it."""
 
 
 def policy_names() -> list[str]:
@@ -43,4 +47,6 @@ def policy_class(name: str) -> type[TrainablePolicy]:
                 return entry.load()
             except Exception as error:
                 raise ForeActError(f"policy {name!r} ({entry.value}) cannot be imported: {error!r}") from error
+    if name in _REMOVED:
+        raise ConfigError(f"the policy {name!r} is no longer part of ForeAct; {_REMOVED[name]}")
     raise ConfigError(f"no policy {name!r}; {did_you_mean(name, policy_names())}")

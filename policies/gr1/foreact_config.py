@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from foreact.policies.gr1.config import checked
 from foreact.policies.gr1.heads import HEADS
+from foreact.policies.gr1.settings import checked
 from foreact.policies.gr1.visual_tokens import WAYS
 from foreact.vla.errors import ConfigError, did_you_mean
 from foreact.vla.lora import check_lora
@@ -119,8 +119,9 @@ class ForeActConfig:
                     f"({getattr(self, heads)})"
                 )
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(f"policy.{name}: {did_you_mean(getattr(self, name), known)}")
+            found = getattr(self, name)
+            if found not in known:
+                raise ConfigError(f"policy.{name} has no {found!r}; {did_you_mean(found, known)}")
         if self.foresight_weight <= 0 and self.action_sees == "foresight":
             raise ConfigError("policy.action_sees=foresight needs a foresight to see: policy.foresight_weight > 0")
 

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
-from foreact.policies.gr1.losses import MOVED, choose_steps, pixel_losses
 from foreact.vla.batch import WindowBatch
 from foreact.vla.vision import to_pixels
 
 if TYPE_CHECKING:
     from foreact.policies.gr1.foreact import ForeAct
+
+MOVED = 16.0 / 255.0
+"""A pixel has moved when one of its channels changes by more than this until the predicted moment."""
 
 
 def foreact_counts(policy: ForeAct, batch: WindowBatch) -> dict[str, float]:
@@ -51,7 +53,7 @@ def foreact_losses(policy: ForeAct, batch: WindowBatch, counts: Mapping[str, flo
     Returns:
         "total"; before their weights "arm", "gripper" (see heads.py) and per camera "pixels/<camera>" (weighted MSE,
         pixels of unit variance) and "latent/<camera>"; metrics without gradient: "arm_error", "gripper_accuracy", and
-        the sums "moved_error/<camera>" and "moved_copy_error/<camera>" (see `losses.pixel_losses`).
+        the sums "moved_error/<camera>" and "moved_copy_error/<camera>" (see `pixel_losses`).
     """
     config = policy.config
     device = policy.embed_timestep_TD.device
@@ -102,6 +104,17 @@ def foreact_losses(policy: ForeAct, batch: WindowBatch, counts: Mapping[str, flo
     return {"total": total, **parts}
 
 
+def choose_steps(valid_BT: Tensor, positions: str, lottery_BT: Tensor | None = None) -> Tensor:
+    """(B, I) history frames whose future is painted: all of them, or one random valid one per window (numbers in
+    [0, 1) decide; by default those of torch's CPU generator, so that a run can be repeated)."""
+    B, T = valid_BT.shape
+    if positions == "all":
+        return torch.arange(T, device=valid_BT.device).expand(B, T)
+    drawn = torch.rand(B, T) if lottery_BT is None else lottery_BT
+    lottery = drawn.to(valid_BT.device) + valid_BT.float()
+    return lottery.argmax(dim=1, keepdim=True)
+
+
 def _foresight(
     policy: ForeAct, queries: Tensor, now: Tensor, then: Tensor, valid_N: Tensor, count: float
 ) -> dict[str, Tensor]:
@@ -115,6 +128,31 @@ def _foresight(
         features = features.detach()
     painted = policy.decoder.picture(features, now)
     return pixel_losses(painted, now, then, valid_N, policy.config.moved_weight, count) | latent
+
+
+def pixel_losses(
+    painted: Tensor, now: Tensor, then: Tensor, valid_N: Tensor, moved_weight: float, count: float
+) -> dict[str, Tensor]:
+    """Weighted squared error of painted frames and the error sums on pixels that move.
+
+    Args:
+        painted: (N, 3, H, W) predicted frames, pixels in [0, 1].
+        now: (N, 3, H, W) current frames.
+        then: (N, 3, H, W) true future frames.
+        valid_N: (N,) bool, False where there is no future frame.
+        moved_weight: See `ForeActConfig.moved_weight`.
+        count: Pictures to average over: of the whole batch, if these are a piece of one.
+    """
+    valid = valid_N[:, None, None, None].float()
+    moved = ((then - now).abs().amax(dim=1, keepdim=True) > MOVED).float() * valid
+    error = (painted - then) ** 2
+    weighted = (error * (valid + moved_weight * moved)).sum() / (3 * moved[0].numel() * max(count, 1.0))
+    return {
+        # Pixels spread by about 0.25: divided by its square, the error of a constant guess is about 1.
+        "pixels": weighted / 0.25**2,
+        "moved_error": (error.detach() * moved).sum(),
+        "moved_copy_error": ((now - then) ** 2 * moved).sum(),
+    }
 
 
 def _latent_loss(policy: ForeAct, features: Tensor, now: Tensor, then: Tensor, valid_N: Tensor, count: float) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
-from foreact.vla.errors import ConfigError, did_you_mean
+from foreact.policies.gr1.settings import checked
+from foreact.vla.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +117,4 @@ class PublishedGR1Config:
         Raises:
             ConfigError: If a name is unknown or a value has the wrong type.
         """
-        known = {field.name: type(field.default) for field in fields(cls)}
-        for name, value in values.items():
-            if name not in known:
-                raise ConfigError(f"policy setting {name!r} is unknown; {did_you_mean(name, known)}")
-            expected = (int, float) if known[name] is float else (known[name],)
-            if not isinstance(value, expected) or (isinstance(value, bool) and known[name] is not bool):
-                raise ConfigError(f"policy.{name} must be {known[name].__name__}, found {value!r}")
-        return cls(**dict(values))
+        return cls(**checked(cls, values))

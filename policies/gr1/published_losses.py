@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from foreact.policies.gr1.losses import action_losses
 from foreact.vla.batch import WindowBatch
 from foreact.vla.masked import masked_mean
 
@@ -75,8 +75,7 @@ def published_losses(
     parts: dict[str, Tensor] = {}
     total = frames.new_zeros(())
     if policy.contract.action:
-        exists = tensor(batch.action_numbers)
-        parts |= action_losses(raw, tensor(batch.action), exists, raw.shape[-1] - 1, beta=1.0, counts=own)
+        parts |= action_losses(raw, tensor(batch.action), tensor(batch.action_numbers), own)
         total = total + config.arm_weight * parts["arm"] + config.gripper_weight * parts["gripper"]
     future_BT = tensor(future_mask(policy, batch))
     for name, painted in pictures.items():
@@ -87,6 +86,29 @@ def published_losses(
         parts[f"video/{name}"] = masked_mean(error.mean(dim=(-2, -1)), future_BT, own["pictures"])
         total = total + config.video_weight * parts[f"video/{name}"]
     return {"total": total, **parts}
+
+
+def action_losses(actions: Tensor, target: Tensor, mask: Tensor, counts: Mapping[str, float]) -> dict[str, Tensor]:
+    """Smooth-L1 (beta 1) on the arm and BCE on the gripper logit, averaged over the numbers that exist and are to be
+    learned.
+
+    Args:
+        actions: (B, T, K, A) raw outputs; the last of the A numbers is the gripper's logit.
+        target: (B, T, K, A) recorded actions; the gripper is +1 or -1.
+        mask: (B, T, K, A) True where a number exists.
+        counts: Numbers to average over, "arm" and "gripper", of the whole batch.
+    """
+    arm, gripper = actions[..., :-1], actions[..., -1]
+    wanted = (target[..., -1] > 0).float()
+    entropy = F.binary_cross_entropy_with_logits(gripper, wanted, reduction="none")
+    right = ((gripper.detach() > 0) == (wanted > 0)).float()
+    error = F.smooth_l1_loss(arm, target[..., :-1], reduction="none")
+    return {
+        "arm": masked_mean(error, mask[..., :-1], counts["arm"]),
+        "arm_error": masked_mean((arm.detach() - target[..., :-1]).abs(), mask[..., :-1], counts["arm"]),
+        "gripper": masked_mean(entropy, mask[..., -1], counts["gripper"]),
+        "gripper_accuracy": masked_mean(right, mask[..., -1], counts["gripper"]),
+    }
 
 
 def future_mask(policy: PublishedGR1, batch: WindowBatch) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the tokens of the three GR-1 policies are, and which of their modules attend; for `foreact explain`."""
+"""What the tokens of the two GR-1 policies are, and which of their modules attend; for `foreact explain`."""
 
 from __future__ import annotations
 
@@ -13,31 +13,7 @@ from foreact.vla.vision import SmallVision, VisionTower
 
 if TYPE_CHECKING:
     from foreact.policies.gr1.foreact import ForeAct
-    from foreact.policies.gr1.model import GR1
     from foreact.policies.gr1.published import PublishedGR1
-
-
-def gr1_tokens(policy: GR1) -> TokenMap:
-    """Of the policy "gr1"."""
-    config = policy.config
-
-    def raw_actions(frames_BTFD: Tensor, language_BD: Tensor, mask_BT: Tensor) -> Tensor:
-        return policy.answer(frames_BTFD, language_BD, mask_BT, last_only=True, image_step_BI=None)[0][:, 0]
-
-    return TokenMap(
-        context=context_tokens(
-            history=config.history, state=bool(policy.contract.state), cameras=policy.cameras,
-            pictures=config.resampler_latents,
-        ),
-        queries=action_queries(config.chunk),
-        trunk=tuple(f"blocks.{n}.attention" for n in range(config.layers)),
-        tower="vision",
-        tower_layers=_tower_layers(policy.vision),
-        grid=policy.vision.grid,
-        reducer="resampler",
-        reducer_layers=tuple(f"resampler.attention.{n}" for n in range(config.resampler_depth)),
-        raw_actions=raw_actions,
-    )  # fmt: skip
 
 
 def foreact_tokens(policy: ForeAct) -> TokenMap:

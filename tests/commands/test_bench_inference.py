@@ -13,22 +13,22 @@ import torch
 
 from foreact.commands.bench_inference import InferenceBench, _percentiles, _ratio, _Robots, as_text, measure_inference
 from foreact.commands.main import app, run
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.training.synthetic import synthetic_contract
 
 SIZES: dict[str, Any] = dict(
     history=3, history_stride=1, foresight_steps=2, chunk=2, execute_steps=1, width=32, layers=1, heads=2,
-    vision_width=32, vision_heads=2, text_width=16, text_layers=1, text_heads=2, resampler_latents=2, resampler_heads=2,
+    vision_width=32, vision_heads=2, text_width=16, text_layers=1, text_heads=2, visual_count=2, resampler_heads=2,
     resampler_head_width=8, image_queries=2, decoder_width=16, decoder_layers=1, decoder_heads=2,
 )  # fmt: skip
 
 
 @pytest.fixture
-def policy() -> GR1:
+def policy() -> ForeAct:
     torch.manual_seed(0)
     statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
-    return GR1(GR1Config(**SIZES), synthetic_contract({"front": (16, 16), "hand": (16, 16)}), statistics).eval()
+    return ForeAct(ForeActConfig(**SIZES), synthetic_contract({"front": (16, 16), "hand": (16, 16)}), statistics).eval()
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def one_thread() -> Any:
 
 
 def test_a_checkpoint_is_measured_at_each_batch_size(
-    policy: GR1, tmp_path: Path, one_thread: None, capsys: Any
+    policy: ForeAct, tmp_path: Path, one_thread: None, capsys: Any
 ) -> None:
     policy.save_pretrained(tmp_path / "ckpt")
     command = ["bench", "inference", str(tmp_path / "ckpt"), "--batch", "1", "--batch", "3", "--steps", "10"]
     assert run(app, [*command, "--rounds", "2", "--threads", "1", "--foresight", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["settings"]["policy"] == "gr1" and found["settings"]["threads"] == 1
+    assert found["settings"]["policy"] == "foreact" and found["settings"]["threads"] == 1
     assert set(found["batches"]) == {"1", "3"}
     for batch in found["batches"].values():
         assert set(batch["ways"]) == {"streaming", "full recompute"}
@@ -58,7 +58,7 @@ def test_a_checkpoint_is_measured_at_each_batch_size(
     assert "full recompute / streaming: " in as_text(found) and "3 robots" in as_text(found)
 
 
-def test_both_ways_compute_the_same(policy: GR1) -> None:
+def test_both_ways_compute_the_same(policy: ForeAct) -> None:
     """What is called a full recompute gives the numbers that streaming gives after as many steps."""
     from foreact.vla.policy import Observation
     from foreact.vla.runtime import StreamingActor
@@ -94,7 +94,7 @@ def test_percentiles_and_ratios_of_known_numbers() -> None:
     ],
 )
 def test_what_cannot_be_measured_is_explained(
-    options: list[str], message: str, policy: GR1, tmp_path: Path, capsys: Any
+    options: list[str], message: str, policy: ForeAct, tmp_path: Path, capsys: Any
 ) -> None:
     policy.save_pretrained(tmp_path / "ckpt")
     folder = [] if "nowhere" in options else [str(tmp_path / "ckpt")]
@@ -103,7 +103,7 @@ def test_what_cannot_be_measured_is_explained(
     assert message in said and "Traceback" not in said
 
 
-def test_authors_code_that_is_not_there_is_named(policy: GR1, tmp_path: Path) -> None:
+def test_authors_code_that_is_not_there_is_named(policy: ForeAct, tmp_path: Path) -> None:
     from foreact.commands.bench_data_process import PeerFailed
 
     policy.save_pretrained(tmp_path / "ckpt")

@@ -12,14 +12,14 @@ from foreact.commands.explain import OTHER_TASKS, PARAPHRASES, other_sentences
 from foreact.commands.main import app, run
 from foreact.datasets.episode import EpisodeData, Segment
 from foreact.datasets.recorder import Recorder
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.sim.embodiment import desk_contract
 from foreact.sim.language import UNSEEN, VALIDATION, task_of
 from foreact.vla.checkpoint import load_policy, save_policy
 from foreact.vla.contract import Contract
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints" / "gr1_tiny_desk"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "foreact_desk"
 LENGTH = 16
 
 
@@ -142,7 +142,7 @@ def test_a_store_without_a_camera_is_refused(tmp_path: Path, capsys: pytest.Capt
 def test_a_policy_of_video_alone_is_refused(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = load_policy(SHIPPED)
     contract = shipped.contract.model_copy(update={"state": (), "action": (), "gripper": "none"})
-    save_policy(GR1(GR1Config.from_dict(shipped.config.to_dict()), contract, {}), tmp_path / "video")
+    save_policy(ForeAct(ForeActConfig.from_dict(shipped.config.to_dict()), contract, {}), tmp_path / "video")
     assert _explain(str(tmp_path / "video"), "--store", str(store), "--out", str(tmp_path / "o")) == 1
     assert "trained on video alone" in capsys.readouterr().err
 

@@ -19,15 +19,18 @@ from foreact.vla.model_card import front_of, licence_of, notes_of, plain_provena
 from foreact.vla.results import read_results
 
 ROOT = Path(__file__).parents[2]
-SHIPPED, RESULTS = ROOT / "checkpoints/gr1_tiny_desk", ROOT / "results/gr1_tiny_desk.json"
+SHIPPED, RESULTS = ROOT / "checkpoints/foreact_desk", ROOT / "results/foreact_desk.json"
+
+
+def contents(folder: Path, *without: str) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in verify_folder(folder) if name not in without}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The shipped checkpoint as it was saved, before it had a card."""
     folder = Path(shutil.copytree(SHIPPED, tmp_path / "mine"))
-    names = [name for name in verify_folder(folder) if name != "README.md"]
-    write_folder(folder, {name: (folder / name).read_bytes() for name in names})
+    write_folder(folder, contents(folder, "README.md"))
     return folder
 
 
@@ -52,7 +55,9 @@ def test_the_page_says_what_was_measured_and_what_is_expected(folder: Path) -> N
     for field in (*policy.contract.state, *policy.contract.action):
         assert f"| {field.name} | {field.size} x {field.unit}" in body
     assert f"with {sum(t.numel() for t in policy.state_dict().values()):,} weights" in body
-    assert "Unknown: this checkpoint does not say what it was trained on" in body
+    assert "- `772342dbee3d0ffd`" in body and "max_steps: 4200" in body
+    write_folder(folder, contents(folder, "README.md", "provenance.json"))
+    assert "Unknown: this checkpoint does not say what it was trained on" in card(folder)[1]
 
 
 def test_it_stays_the_same_policy(folder: Path) -> None:
@@ -61,7 +66,7 @@ def test_it_stays_the_same_policy(folder: Path) -> None:
     card(folder)
     assert "README.md" in verify_folder(folder)
     assert checkpoint_sha256(folder) == before
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("manifest.json", "README.md")}
+    files = contents(folder, "README.md")
     write_folder(folder, {**files, "statistics.json": files["statistics.json"] + b" "})
     assert checkpoint_sha256(folder) != before, "anything else makes it another"
 
@@ -69,11 +74,8 @@ def test_it_stays_the_same_policy(folder: Path) -> None:
 def test_what_people_wrote_is_kept(folder: Path) -> None:
     card(folder, "--license", "apache-2.0", "--dataset", "me/desk")
     text = (folder / "README.md").read_text()
-    write_folder(
-        folder,
-        {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("manifest.json", "README.md")}
-        | {"README.md": (text + "\nTried on Monday.\n\n## More\n\nof it\n").encode()},
-    )
+    text += "\nTried on Monday.\n\n## More\n\nof it\n"
+    write_folder(folder, contents(folder) | {"README.md": text.encode()})
     front, body = card(folder, "--results", RESULTS)
     assert front["license"] == "apache-2.0" and front["datasets"] == ["me/desk"]
     assert body.endswith("## Notes\n\nTried on Monday.\n\n## More\n\nof it\n")
@@ -83,8 +85,7 @@ def test_what_people_wrote_is_kept(folder: Path) -> None:
 
 
 def test_a_page_of_others_becomes_notes(folder: Path) -> None:
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "manifest.json"}
-    write_folder(folder, {**files, "README.md": b"---\nlicense: mit\n---\n\n# Mine\n\ntext\n"})
+    write_folder(folder, {**contents(folder), "README.md": b"---\nlicense: mit\n---\n\n# Mine\n\ntext\n"})
     front, body = card(folder)
     assert front["license"] == "mit"
     assert body.endswith("## Notes\n\n# Mine\n\ntext\n")
@@ -108,7 +109,7 @@ def test_a_new_folder_leaves_the_old_one(folder: Path, tmp_path: Path, capsys: p
     assert run(app, ["hub", "card", str(folder), "--out", str(tmp_path / "new")]) == 0
     assert not (folder / "README.md").exists() and (tmp_path / "new/README.md").is_file()
     assert not (tmp_path / "new/model.safetensors").samefile(folder / "model.safetensors")
-    assert load_policy(tmp_path / "new").name == "gr1"
+    assert load_policy(tmp_path / "new").name == "foreact"
     assert run(app, ["hub", "card", str(folder), "--out", str(tmp_path / "new")]) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -131,9 +132,9 @@ def test_places_on_a_disk_are_not_told() -> None:
 
 
 def test_licences_follow_from_towers() -> None:
-    assert licence_of("gr1", {"vision": "mae"}, ["vision"]) == "cc-by-nc-4.0"
+    assert licence_of("foreact", {"vision": "mae"}, ["vision"]) == "cc-by-nc-4.0"
     assert licence_of("gr1_published", {}, ["text"]) == "cc-by-nc-4.0"
-    assert licence_of("gr1", {"vision": "dino"}, ["vision"]) == "unknown"
+    assert licence_of("foreact", {"vision": "dino"}, ["vision"]) == "unknown"
 
 
 def test_a_damaged_front_is_no_front() -> None:

@@ -15,7 +15,7 @@ from foreact.sim.embodiment import desk_contract
 from foreact.vla.contract import Contract, ContractMismatch, adapt
 from foreact.vla.preflight import BadCheckpoint, compare, read_head
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints" / "gr1_tiny_desk"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "foreact_desk"
 
 
 def _contract_file(tmp_path: Path, **changes) -> Path:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.checkpoint import CheckpointError, load_policy, save_policy, to_json
 from foreact.vla.contract import ContractError
 from foreact.vla.errors import ConfigError, ForeActError
@@ -24,15 +24,15 @@ from foreact.vla.training.synthetic import synthetic_contract
 
 SIZES: dict[str, Any] = dict(
     chunk=2, execute_steps=1, width=16, layers=1, heads=2, vision_width=16, vision_heads=2, text_width=8, text_layers=1,
-    text_heads=2, resampler_latents=1, resampler_heads=1, resampler_head_width=8, image_queries=1, decoder_width=8,
+    text_heads=2, visual_count=1, resampler_heads=1, resampler_head_width=8, image_queries=1, decoder_width=8,
     decoder_layers=1, decoder_heads=2,
 )  # fmt: skip
 STATISTICS = {"state": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}}
 
 
-def _policy(**changes) -> GR1:
+def _policy(**changes) -> ForeAct:
     torch.manual_seed(7)
-    return GR1(GR1Config(**{**SIZES, **changes}), synthetic_contract({"eye": (16, 16)}), STATISTICS)
+    return ForeAct(ForeActConfig(**{**SIZES, **changes}), synthetic_contract({"eye": (16, 16)}), STATISTICS)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_checkpoint_gives_the_same_policy_back(folder: Path) -> None:
     policy, again = _policy(), load_policy(folder)
-    assert type(again) is GR1
+    assert type(again) is ForeAct
     assert not again.training
     assert again.config == policy.config
     assert again.contract == policy.contract
@@ -134,7 +134,10 @@ def test_other_formats_policies_and_contracts_are_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="checkpoint format 99; this ForeAct reads 1"):
         load_policy(folder)
     _rewrite(folder, "config.json", to_json({**head, "policy": "os:system"}))
-    with pytest.raises(ConfigError, match="no policy 'os:system'; known: .*gr1"):
+    with pytest.raises(ConfigError, match="no policy 'os:system'; known: foreact, .*gr1_published"):
+        load_policy(folder)
+    _rewrite(folder, "config.json", to_json({**head, "policy": "gr1"}))
+    with pytest.raises(ConfigError, match="'gr1' is no longer part of ForeAct; its successor is 'foreact': take check"):
         load_policy(folder)
     _rewrite(folder, "config.json", b"[1, 2]")
     with pytest.raises(CheckpointError, match="expected an object, found list"):
@@ -160,19 +163,19 @@ def test_a_manifest_cannot_point_outside(folder: Path) -> None:
 
 
 def test_from_pretrained_of_another_class_says_so(folder: Path) -> None:
-    class Other(GR1):
+    class Other(ForeAct):
         name = "other"
 
-    with pytest.raises(CheckpointError, match="holds a 'gr1' policy, not 'other'"):
+    with pytest.raises(CheckpointError, match="holds a 'foreact' policy, not 'other'"):
         Other.from_pretrained(folder)
-    assert isinstance(GR1.from_pretrained(folder), GR1)
+    assert isinstance(ForeAct.from_pretrained(folder), ForeAct)
 
 
 def test_the_registry_knows_its_names() -> None:
-    assert policy_class("gr1") is GR1
-    assert "gr1" in policy_names()
-    with pytest.raises(ConfigError, match="did you mean 'gr1'"):
-        policy_class("gr2")
+    assert policy_class("foreact") is ForeAct
+    assert {"foreact", "gr1_published"} <= set(policy_names()) and "gr1" not in policy_names()
+    with pytest.raises(ConfigError, match="did you mean 'foreact'"):
+        policy_class("foract")
 
 
 def test_pretrained_towers_travel_with_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +266,8 @@ def test_saving_over_a_checkpoint_replaces_it(folder: Path) -> None:
 
 FIXTURE = Path(__file__).parent / "fixtures" / "checkpoint_v1"
 """A policy folder as format version 1 wrote it, and what that policy answered; both must hold for ever.
-Written once by `_policy().save_pretrained(FIXTURE)`; a new format version gets a fixture of its own beside it."""
+Written once by `_policy().save_pretrained(FIXTURE)`, and rid of what was added later (model card, settings of
+adapters); a new format version gets a fixture of its own beside it."""
 
 
 def test_the_fixture_of_format_version_1_opens_and_answers_as_it_did() -> None:

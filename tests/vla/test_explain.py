@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.foreact import ForeAct
 from foreact.policies.gr1.foreact_config import ForeActConfig
-from foreact.policies.gr1.model import GR1
 from foreact.policies.gr1.published import PublishedGR1
 from foreact.policies.gr1.published_config import PublishedGR1Config
 from foreact.vla.explain import CannotExplain, Explanation, explain_episode
@@ -42,11 +40,6 @@ SENTENCES = [
 ]
 
 
-def _gr1(**changes: Any) -> GR1:
-    config = GR1Config(**{**COMMON, "resampler_latents": 2, **changes})
-    return _lively(GR1(config, synthetic_contract(dict.fromkeys(CAMERAS, (16, 16))), STATISTICS))
-
-
 def _foreact(**changes: Any) -> ForeAct:
     config = ForeActConfig(**{**COMMON, "visual_count": 2, **changes})
     return _lively(ForeAct(config, synthetic_contract(dict.fromkeys(CAMERAS, (16, 16))), STATISTICS))
@@ -73,9 +66,8 @@ def _lively(policy: Any) -> Any:
 
 
 POLICIES: dict[str, Callable[[], Any]] = {
-    "gr1": _gr1,
-    "gr1, two layers of resampler": lambda: _gr1(resampler_depth=2),
     "foreact": _foreact,
+    "foreact, two layers of resampler": lambda: _foreact(resampler_depth=2),
     "foreact, told": lambda: _foreact(resampler_told=True, within_step="bidirectional", action_sees="foresight"),
     "foreact, pool": lambda: _foreact(visual_tokens="pool", visual_count=1, action_head="mlp"),
     "foreact, dct": lambda: _foreact(visual_tokens="dct", visual_count=4),
@@ -162,8 +154,8 @@ def test_a_pretrained_tower_is_not_looked_into_but_gradients_pass_it() -> None:
     sizes = ViTConfig(
         image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
-    base = _gr1()
-    policy = _lively(GR1(base.config, base.contract, STATISTICS, vision=PretrainedVision(ViTModel(sizes))))
+    base = _foreact()
+    policy = _lively(ForeAct(base.config, base.contract, STATISTICS, vision=PretrainedVision(ViTModel(sizes))))
     found = _explain(policy, (3, 9))
     assert found.tokens is not None and found.tokens.tower_layers == () and found.tokens.grid == (4, 4)
     assert found.attention is not None
@@ -187,7 +179,7 @@ def test_the_tower_is_closed_again_behind_the_gradients() -> None:
 
 
 def test_what_is_explained_is_what_the_actor_would_do() -> None:
-    policy = _gr1()
+    policy = _foreact()
     episode, actor = _episode(), StreamingActor(policy)
     for frame in range(8):
         seen = Observation(
@@ -209,9 +201,9 @@ def test_what_is_explained_is_what_the_actor_would_do() -> None:
 
 
 def test_where_only_one_camera_matters_the_heat_lies_there() -> None:
-    policy = _gr1()
+    policy = _foreact()
     with torch.no_grad():
-        for layer in (policy.embed_latents["front"], policy.embed_summary["front"]):
+        for layer in (policy.embed_patches["front"], policy.embed_summary["front"]):
             layer.weight.zero_()  # type: ignore[operator]
     found = _explain(policy)
     assert all((found.gradients["front"] == 0).ravel()) and all((found.integrated["front"] == 0).ravel())
@@ -224,11 +216,11 @@ def test_where_only_one_camera_matters_the_heat_lies_there() -> None:
 
 def test_where_attention_is_made_to_look_at_one_camera_the_heat_lies_there() -> None:
     """Keys are the same for all tokens but the hand camera's, which answer the one question that everybody asks."""
-    policy = _gr1()
+    policy = _foreact()
     sign = torch.tensor([1.0, -1.0]).repeat(16)
     with torch.no_grad():
         policy.embed_timestep_TD.zero_()
-        for module in (policy.embed_latents["hand"], policy.embed_summary["hand"]):
+        for module in (policy.embed_patches["hand"], policy.embed_summary["hand"]):
             module.weight.zero_()  # type: ignore[operator]
             module.bias.copy_(10.0 * sign)  # type: ignore[operator]
         for block in policy.blocks:
@@ -245,17 +237,17 @@ def test_where_attention_is_made_to_look_at_one_camera_the_heat_lies_there() -> 
 
 
 def test_a_policy_that_ignores_text_does_not_move() -> None:
-    deaf = _gr1()
+    deaf = _foreact()
     with torch.no_grad():
         deaf.embed_language.weight.zero_()
-    heard, unheard = (numbers(_explain(policy))["listening"] for policy in (_gr1(), deaf))
+    heard, unheard = (numbers(_explain(policy))["listening"] for policy in (_foreact(), deaf))
     assert unheard["paraphrase"] == unheard["other_task"] == unheard["empty"] == 0.0
     assert unheard["own_sentence_nearer_to_recorded"] == 0.0
     assert min(heard["paraphrase"], heard["other_task"], heard["empty"]) > 1e-3
 
 
 def test_distances_are_those_of_the_plans() -> None:
-    policy, episode = _gr1(), _episode()
+    policy, episode = _foreact(), _episode()
     found = _explain(policy, (10, 11))
     windows = windows_at(policy, episode, [10, 11])
     with torch.no_grad():
@@ -276,7 +268,7 @@ def test_distances_are_those_of_the_plans() -> None:
 
 
 def test_foresight_is_compared_with_what_came() -> None:
-    found = _explain(_gr1(), (2, 7, 9))
+    found = _explain(_foreact(), (2, 7, 9))
     assert found.ahead == 4
     for camera in CAMERAS:  # frame 9 + 4 was not recorded
         seen, predicted = found.episode.images[camera], found.predicted[camera]
@@ -301,7 +293,7 @@ def test_pooled_patches_weigh_alike_and_merged_ones_give_back_the_tokens() -> No
 
 def test_without_recorded_actions_or_state_the_rest_is_there() -> None:
     episode = replace(_episode(), action=None, state=None)
-    found = explain_episode(_gr1(), episode, (3, 7), SENTENCES, integration_steps=0)
+    found = explain_episode(_foreact(), episode, (3, 7), SENTENCES, integration_steps=0)
     values = numbers(found)
     assert (
         values["plan"]["error_to_recorded"] is None and values["listening"]["own_sentence_nearer_to_recorded"] is None
@@ -309,22 +301,22 @@ def test_without_recorded_actions_or_state_the_rest_is_there() -> None:
     assert "integrated_gradients" not in values["saliency"] and values["listening"]["empty"] > 0
 
 
-class _Silent(GR1):
+class _Silent(ForeAct):
     describe_tokens = None  # type: ignore[assignment]
 
 
 def test_a_policy_that_does_not_name_its_tokens_is_explained_without_heat() -> None:
-    policy = _lively(_Silent(_gr1().config, _gr1().contract, STATISTICS))
+    policy = _lively(_Silent(_foreact().config, _foreact().contract, STATISTICS))
     values = numbers(_explain(policy))
     assert "attention" not in values and values["listening"]["other_task"] > 0 and values["foresight"]["cameras"]
 
 
 def test_what_cannot_be_explained_is_said() -> None:
-    contract = _gr1().contract.model_copy(update={"action": (), "gripper": "none"})
-    watcher = GR1(_gr1().config, contract, STATISTICS)
+    contract = _foreact().contract.model_copy(update={"action": (), "gripper": "none"})
+    watcher = ForeAct(_foreact().config, contract, STATISTICS)
     with pytest.raises(CannotExplain, match="video alone"):
         _explain(watcher)
     with pytest.raises(CannotExplain, match="no frames"):
-        _explain(_gr1(), ())
+        _explain(_foreact(), ())
     with pytest.raises(CannotExplain, match="--instruction"):
-        explain_episode(_gr1(), replace(_episode(), instruction=" "), (1,), SENTENCES)
+        explain_episode(_foreact(), replace(_episode(), instruction=" "), (1,), SENTENCES)

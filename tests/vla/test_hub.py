@@ -13,8 +13,8 @@ import torch
 
 from foreact.commands.evaluate_settings import EvaluateSettings
 from foreact.commands.main import app, run
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.checkpoint import load_policy, save_policy
 from foreact.vla.errors import ConfigError
 from foreact.vla.files import DamagedFolder, verify_folder, write_folder
@@ -24,7 +24,7 @@ from foreact.vla.training.synthetic import synthetic_contract
 
 SIZES: dict[str, Any] = dict(
     chunk=2, execute_steps=1, width=16, layers=1, heads=2, vision_width=16, vision_heads=2, text_width=8, text_layers=1,
-    text_heads=2, resampler_latents=1, resampler_heads=1, resampler_head_width=8, image_queries=1, decoder_width=8,
+    text_heads=2, visual_count=1, resampler_heads=1, resampler_head_width=8, image_queries=1, decoder_width=8,
     decoder_layers=1, decoder_heads=2,
 )  # fmt: skip
 NAME = HubName("someone/tiny")
@@ -48,7 +48,7 @@ server = _server()
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(3)
     statistics = {"state": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}}
-    policy = GR1(GR1Config(**SIZES), synthetic_contract({"eye": (16, 16)}), statistics)
+    policy = ForeAct(ForeActConfig(**SIZES), synthetic_contract({"eye": (16, 16)}), statistics)
     policy.provenance = {"data": ["abc"], "settings": {"data": {"path": "/home/me/secret/desk"}, "out": "x"}, "step": 5}
     save_policy(policy, tmp_path / "mine")
     return tmp_path / "mine"
@@ -100,7 +100,7 @@ def test_pushed_and_pulled_it_is_the_same_policy(hub: Any, folder: Path) -> None
     assert files_of(fetched) == files_of(folder), ".gitattributes is not fetched"
     assert local_checkpoint(Path("hf://someone/tiny")) == fetched, "a setting of the command line is a Path"
     assert EvaluateSettings(checkpoint=fetched).name == "someone--tiny"
-    policy = GR1.from_pretrained("someone/tiny")
+    policy = ForeAct.from_pretrained("someone/tiny")
     for name, tensor in load_policy(folder).state_dict().items():
         assert torch.equal(policy.state_dict()[name], tensor), name
     assert policy.provenance is not None and policy.provenance["step"] == 5
@@ -118,7 +118,7 @@ def test_a_revision_stays_what_it_was(hub: Any, folder: Path) -> None:
     push(folder, NAME)
     assert (pull(HubName("someone/tiny", "v1")) / "model.safetensors").read_bytes() == kept["model.safetensors"]
     assert (pull(NAME) / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    old = GR1.from_pretrained("someone/tiny", revision=first)
+    old = ForeAct.from_pretrained("someone/tiny", revision=first)
     assert not torch.equal(next(old.parameters()), next(policy.parameters()))
 
 
@@ -227,7 +227,7 @@ def test_what_is_not_there_is_said(hub: Any, folder: Path, name: str, message: s
 
 def test_a_folder_that_is_not_there_says_both(hub: Any) -> None:
     with pytest.raises(HubError, match="(?s)no such model.*there is no folder runs/policy here"):
-        GR1.from_pretrained("runs/policy")
+        ForeAct.from_pretrained("runs/policy")
 
 
 def test_sending_needs_an_account_and_a_whole_checkpoint(

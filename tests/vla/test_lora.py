@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from foreact.commands.main import app, run
-from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.foreact import ForeAct
 from foreact.policies.gr1.foreact_config import ForeActConfig
-from foreact.policies.gr1.model import GR1
 from foreact.vla.actors import load_checkpoint_actor
 from foreact.vla.checkpoint import load_policy, save_policy
 from foreact.vla.errors import ConfigError
@@ -27,7 +25,8 @@ pytest.importorskip("peft", reason="needs peft: pip install 'foreact[lora]'")
 
 SIZES: dict[str, Any] = dict(
     history=2, history_stride=1, foresight_steps=2, chunk=2, execute_steps=1, width=16, layers=1, heads=2,
-    resampler_heads=1, resampler_head_width=8, image_queries=1, decoder_width=8, decoder_layers=1, decoder_heads=2,
+    visual_count=1, resampler_heads=1, resampler_head_width=8, image_queries=1, decoder_width=8, decoder_layers=1,
+    decoder_heads=2,
 )  # fmt: skip
 STATISTICS = {"state": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}}
 CONTRACT = synthetic_contract({"eye": (16, 16)})
@@ -65,15 +64,12 @@ def _text(folder: Path) -> ClipText:
     return ClipText(hf.CLIPTextModelWithProjection(config), CLIPTokenizer.from_pretrained(folder))
 
 
-def _policy(tmp_path: Path, kind: type = GR1, **more: Any) -> Any:
+def _policy(tmp_path: Path, **more: Any) -> ForeAct:
     text = _text(tmp_path / "clip") if not (tmp_path / "clip").exists() else None
-    config_class = GR1Config if kind is GR1 else ForeActConfig
-    one = dict(resampler_latents=1) if kind is GR1 else dict(visual_count=1)
-    config = config_class(**{**SIZES, **one, "vision": "vit", "text": "clip", "lora_rank": 2, **more})
+    config = ForeActConfig(**{**SIZES, "vision": "vit", "text": "clip", "lora_rank": 2, **more})
     vision = PretrainedVision(_vision(config.vision))
     torch.manual_seed(2)
-    make: Any = kind
-    return make(config, CONTRACT, STATISTICS, vision=vision, text=text)
+    return ForeAct(config, CONTRACT, STATISTICS, vision=vision, text=text)
 
 
 def _step(policy: Any) -> dict[str, torch.Tensor]:
@@ -126,9 +122,8 @@ def test_merged_the_numbers_are_the_same(family: str) -> None:
     torch.testing.assert_close(tower(pixels)[0], reference(pixels)[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [GR1, ForeAct])
-def test_only_adapters_and_the_policy_are_trained(kind: type, tmp_path: Path) -> None:
-    policy = _policy(tmp_path, kind)
+def test_only_adapters_and_the_policy_are_trained(tmp_path: Path) -> None:
+    policy = _policy(tmp_path)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     losses = _step(policy)
     assert torch.isfinite(losses["total"])
@@ -187,9 +182,8 @@ def test_kept_sentences_are_forgotten_when_adapters_change(tmp_path: Path) -> No
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
-    for kind in (GR1Config, ForeActConfig):
-        with pytest.raises(ConfigError, match=message):
-            kind(**settings)
+    with pytest.raises(ConfigError, match=message):
+        ForeActConfig(**settings)
 
 
 def test_layers_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.errors import ConfigError
 from foreact.vla.policy import Actor, Observation, Plan
 from foreact.vla.runtime import BadObservation, StreamingActor
@@ -15,17 +15,17 @@ from foreact.vla.training.synthetic import synthetic_contract
 
 SIZES: dict[str, Any] = dict(
     history=3, history_stride=2, foresight_steps=4, chunk=4, execute_steps=3, width=32, layers=2, heads=2,
-    vision_width=32, vision_heads=2, text_width=16, text_layers=1, text_heads=2, resampler_latents=2, resampler_heads=2,
+    vision_width=32, vision_heads=2, text_width=16, text_layers=1, text_heads=2, visual_count=2, resampler_heads=2,
     resampler_head_width=8, image_queries=2, decoder_width=16, decoder_layers=1, decoder_heads=2,
 )  # fmt: skip
 CAMERAS = ("front", "hand")
 
 
 @pytest.fixture
-def policy() -> GR1:
+def policy() -> ForeAct:
     torch.manual_seed(0)
     statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
-    policy = GR1(GR1Config(**SIZES), synthetic_contract(dict.fromkeys(CAMERAS, (16, 16))), statistics)
+    policy = ForeAct(ForeActConfig(**SIZES), synthetic_contract(dict.fromkeys(CAMERAS, (16, 16))), statistics)
     with torch.no_grad():  # so that histories and sentences really change the actions
         for parameter in policy.blocks.parameters():
             parameter.mul_(3.0)
@@ -39,7 +39,7 @@ def _stream(slot: int, length: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return images, rng.normal(size=(length, 3)).astype(np.float32)
 
 
-def _full(policy: GR1, images: dict[str, np.ndarray], state: np.ndarray, now: int, sentence: str) -> Plan:
+def _full(policy: ForeAct, images: dict[str, np.ndarray], state: np.ndarray, now: int, sentence: str) -> Plan:
     """The plan at step `now` from the whole window, padded on the right, as in training."""
     config = policy.config
     steps = [
@@ -62,7 +62,7 @@ def _observation(streams: dict, clocks: dict[int, int], sentences: dict[int, str
     )
 
 
-def test_streaming_equals_the_full_forward_pass_in_every_phase(policy: GR1) -> None:
+def test_streaming_equals_the_full_forward_pass_in_every_phase(policy: ForeAct) -> None:
     actor = StreamingActor(policy)
     assert isinstance(actor, Actor)
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_streaming_equals_the_full_forward_pass_in_every_phase(policy: GR1) -> N
     assert min(clocks.values()) > policy.config.history * policy.config.history_stride
 
 
-def test_the_history_and_the_sentence_matter(policy: GR1) -> None:
+def test_the_history_and_the_sentence_matter(policy: ForeAct) -> None:
     images, state = _stream(0, 10)
     alone = _full(policy, {n: f[9:] for n, f in images.items()}, state[9:], 0, "a").actions
     assert np.abs(_full(policy, images, state, 9, "a").actions - alone).max() > 1e-3
@@ -101,7 +101,7 @@ def test_the_history_and_the_sentence_matter(policy: GR1) -> None:
     )
 
 
-def test_after_reset_only_the_new_frame_counts(policy: GR1) -> None:
+def test_after_reset_only_the_new_frame_counts(policy: ForeAct) -> None:
     actor = StreamingActor(policy)
     streams, sentences = {s: _stream(s, 12) for s in range(2)}, {0: "a", 1: "a"}
     for t in range(8):
@@ -113,7 +113,7 @@ def test_after_reset_only_the_new_frame_counts(policy: GR1) -> None:
     np.testing.assert_allclose(plan.actions[1], _full(policy, *streams[1], 8, "a").actions[0], atol=1e-5)
 
 
-def test_a_new_instruction_forgets_the_old_history(policy: GR1) -> None:
+def test_a_new_instruction_forgets_the_old_history(policy: ForeAct) -> None:
     actor = StreamingActor(policy)
     streams = {0: _stream(0, 12)}
     for t in range(6):
@@ -123,7 +123,7 @@ def test_a_new_instruction_forgets_the_old_history(policy: GR1) -> None:
     np.testing.assert_allclose(plan.actions[0], _full(policy, *later, 0, "b").actions[0], atol=1e-5)
 
 
-def test_a_frame_is_encoded_at_most_once_and_a_sentence_once(policy: GR1, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_is_encoded_at_most_once_and_a_sentence_once(policy: ForeAct, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, sentences = [0], [0]
     encode_frames, encode_text = policy.encode_frames, policy.encode_text
 
@@ -147,7 +147,7 @@ def test_a_frame_is_encoded_at_most_once_and_a_sentence_once(policy: GR1, monkey
     assert frames[0] == 3 * 12
 
 
-def test_memory_does_not_grow(policy: GR1) -> None:
+def test_memory_does_not_grow(policy: ForeAct) -> None:
     actor, streams = StreamingActor(policy), {0: _stream(0, 40)}
     for t in range(40):
         actor.observe(_observation(streams, {0: t}, {0: "a"}, [0]))
@@ -168,7 +168,9 @@ def test_memory_does_not_grow(policy: GR1) -> None:
         ({"instruction": []}, "1 different slots, one instruction each; found"),
     ],
 )
-def test_a_bad_observation_is_refused_before_anything_is_remembered(policy: GR1, change: dict, message: str) -> None:
+def test_a_bad_observation_is_refused_before_anything_is_remembered(
+    policy: ForeAct, change: dict, message: str
+) -> None:
     actor = StreamingActor(policy)
     good = dict(
         slots=[0], images={n: np.zeros((1, 16, 16, 3), np.uint8) for n in CAMERAS}, state=np.zeros((1, 3), np.float32),
@@ -179,7 +181,7 @@ def test_a_bad_observation_is_refused_before_anything_is_remembered(policy: GR1,
     assert not actor._slots
 
 
-def test_impossible_settings_are_refused(policy: GR1) -> None:
+def test_impossible_settings_are_refused(policy: ForeAct) -> None:
     with pytest.raises(ConfigError, match="execute_steps must be 1 to 4"):
         StreamingActor(policy, execute_steps=5)
     with pytest.raises(ConfigError, match="device 'gpu' is not one"):
@@ -187,6 +189,6 @@ def test_impossible_settings_are_refused(policy: GR1) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="device 'cuda' is not there"):
             StreamingActor(policy, device="cuda")
-    blind = GR1(policy.config, policy.contract.model_copy(update={"action": ()}), policy.statistics)
+    blind = ForeAct(policy.config, policy.contract.model_copy(update={"action": ()}), policy.statistics)
     with pytest.raises(ConfigError, match="video alone"):
         StreamingActor(blind)

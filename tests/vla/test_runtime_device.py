@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.errors import ConfigError
 from foreact.vla.policy import Observation
 from foreact.vla.runtime import StreamingActor
@@ -20,16 +20,16 @@ from foreact.vla.training.synthetic import synthetic_contract
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = dict(
     history=3, history_stride=1, foresight_steps=4, chunk=2, execute_steps=1, width=32, layers=2, heads=2,
-    vision_width=32, vision_heads=2, text_width=16, text_layers=1, text_heads=2, resampler_latents=2,
+    vision_width=32, vision_heads=2, text_width=16, text_layers=1, text_heads=2, visual_count=2,
     resampler_heads=2, resampler_head_width=8, image_queries=2, decoder_width=16, decoder_layers=1, decoder_heads=2,
 )  # fmt: skip
 
 
-def make() -> GR1:
+def make() -> ForeAct:
     """A small policy that has nothing faster than itself."""
     torch.manual_seed(0)
     statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
-    return GR1(GR1Config(**SIZES), synthetic_contract({"front": (16, 16), "hand": (16, 16)}), statistics).eval()
+    return ForeAct(ForeActConfig(**SIZES), synthetic_contract({"front": (16, 16), "hand": (16, 16)}), statistics).eval()
 
 
 def see(step: int, slots: int = 3) -> Observation:

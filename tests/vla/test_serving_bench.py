@@ -9,7 +9,7 @@ import pytest
 
 from foreact.commands.main import app, run
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "gr1_tiny_desk"
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "foreact_desk"
 
 
 def test_the_wire_is_what_inference_is_not(capsys: pytest.CaptureFixture[str]) -> None:

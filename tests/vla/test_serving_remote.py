@@ -39,7 +39,7 @@ assert _SPEC is not None and _SPEC.loader is not None
 peer = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(peer)
 CONTRACT: Contract = peer.CONTRACT
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "gr1_tiny_desk"
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "foreact_desk"
 STRICT = ClientSettings(reconnect=False)
 
 

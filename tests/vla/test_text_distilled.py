@@ -10,10 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.foreact import ForeAct
 from foreact.policies.gr1.foreact_config import ForeActConfig
-from foreact.policies.gr1.model import GR1
 from foreact.sim.language import TRAINING, UNSEEN, VALIDATION, normalise
 from foreact.vla.checkpoint import load_policy
 from foreact.vla.contract import Camera, Contract
@@ -297,15 +295,12 @@ def test_missing_and_damaged_files_are_one_clear_error(tmp_path: Path) -> None:
         text_from_files("distiled", tmp_path, width=8)
 
 
-@pytest.mark.parametrize(("kind", "config"), [(GR1, GR1Config), (ForeAct, ForeActConfig)])
-def test_a_checkpoint_needs_nothing_else(
-    kind: type, config: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     contract = Contract(
         embodiment="none", rate_hz=10.0, cameras=(Camera(name="rgb_static", height=32, width=32),)
     )  # fmt: skip
-    policy = kind(config(text="distilled", text_width=16, width=48, heads=4, layers=1), contract, {})
+    policy = ForeAct(ForeActConfig(text="distilled", text_width=16, width=48, heads=4, layers=1), contract, {})
     policy.save_pretrained(tmp_path / "saved")
     monkeypatch.setattr("foreact.vla.text_distilled.ASSET", tmp_path / "gone" / ASSET.name)
     again = load_policy(tmp_path / "saved")

@@ -18,10 +18,8 @@ from foreact.datasets.reader import EpisodeReader
 from foreact.datasets.recorder import Recorder
 from foreact.datasets.store import Store
 from foreact.datasets.windows import WindowSampler, WindowSpec
-from foreact.policies.gr1.config import GR1Config
 from foreact.policies.gr1.foreact import ForeAct
 from foreact.policies.gr1.foreact_config import ForeActConfig
-from foreact.policies.gr1.model import GR1
 from foreact.policies.gr1.published import PublishedGR1
 from foreact.policies.gr1.published_config import PublishedGR1Config
 from foreact.vla.checkpoint import load_policy
@@ -101,8 +99,6 @@ def make_policy(kind: str, family: str = "vit", **more: Any) -> Any:
     torch.manual_seed(1)
     if kind == "gr1_published":
         return PublishedGR1(PublishedGR1Config(**PUBLISHED, **more), REQUIRED, STATISTICS)
-    if kind == "gr1":
-        return GR1(GR1Config(**SIZES, vision=family, resampler_latents=2, **more), REQUIRED, STATISTICS, vision=tower)
     config = ForeActConfig(**{**SIZES, "vision": family, "visual_count": 2, **more})
     return ForeAct(config, REQUIRED, STATISTICS, vision=tower)
 
@@ -119,8 +115,7 @@ def sampler_for(policy: Any, store: Path, **more: Any) -> WindowSampler:
 @pytest.mark.parametrize(
     ("kind", "family", "more"),
     [
-        ("gr1", "mae", {}),
-        ("gr1", "dino", {}),
+        ("foreact", "mae", {}),
         ("foreact", "vit", {"action_sees": "foresight"}),
         ("foreact", "dino", {"visual_tokens": "pool", "visual_count": 4}),
         ("gr1_published", "", {}),
@@ -156,7 +151,7 @@ def test_loss_and_gradients_are_those_of_looking_up_to_rounding(
 
 @pytest.mark.parametrize("family", ["mae", "dino", "vit"])
 def test_what_is_kept_is_what_the_tower_sees_of_each_frame(folder: Path, tmp_path: Path, family: str) -> None:
-    policy = make_policy("gr1", family)
+    policy = make_policy("foreact", family)
     sampler = sampler_for(policy, folder / "desk", cache="disk", cache_folder=tmp_path)
     sampler.keep_features(policy.frozen_vision(), tmp_path)
     batch, store = sampler.batch_at(0), Store.open(folder / "desk")
@@ -194,7 +189,7 @@ def test_other_weights_or_settings_are_another_tower(folder: Path) -> None:
 
 def test_trained_towers_and_numbers_beyond_float16_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"policy\.vision=small is trained: use data\.features=live"):
-        GR1(GR1Config(**SIZES), REQUIRED, STATISTICS).frozen_vision()
+        ForeAct(ForeActConfig(**SIZES), REQUIRED, STATISTICS).frozen_vision()
     adapted = make_policy("foreact")
     adapted.vision.adapt(True)
     with pytest.raises(ConfigError, match=r"adapters that are trained \(policy\.lora_rank\)"):
@@ -203,7 +198,7 @@ def test_trained_towers_and_numbers_beyond_float16_are_refused(folder: Path, tmp
     thawed.model_mae.cls_token.requires_grad_(True)
     with pytest.raises(ConfigError, match="the vision tower is trained"):
         thawed.frozen_vision()
-    policy = make_policy("gr1")
+    policy = make_policy("foreact")
     with torch.no_grad():
         policy.vision.model.layernorm.weight.mul_(1e6)
     with pytest.raises(ConfigError, match="float16 cannot hold"):
@@ -238,7 +233,7 @@ FAST = [
     "policy.state=[tcp_position,gripper_command]",
 ]  # fmt: skip
 SMALL = [
-    "policy=gr1_debug", "policy.chunk=2", "policy.vision_width=32",
+    "policy=foreact_debug", "policy.chunk=2", "policy.vision_width=32",
 ]  # fmt: skip
 
 
@@ -280,7 +275,7 @@ def test_kept_frames_train_the_same_and_a_run_may_go_on_with_either(
     assert status == 0 and "resumed" in said
 
 
-@pytest.mark.parametrize("policy", ["gr1_debug", "foreact", "gr1_published"])
+@pytest.mark.parametrize("policy", ["foreact_debug", "gr1_published"])
 def test_kept_features_train_the_same_up_to_rounding_and_a_killed_run_goes_on(
     train: Train, folder: Path, tmp_path: Path, monkeypatch, policy: str
 ) -> None:
@@ -290,7 +285,6 @@ def test_kept_features_train_the_same_up_to_rounding_and_a_killed_run_goes_on(
         words += ["policy.cameras={rgb_static: [16, 16], rgb_gripper: [16, 16]}"]
     else:
         words += ["policy.vision=vit", f"policy.vision_folder={folder}/vit"]
-        words += ["policy.cameras={rgb_static: [16, 16], rgb_gripper: [16, 16]}", "policy.width=32", "policy.heads=2"]
     disk = [*words, "data.features=disk"]
     status, _, wrong = train(*words, f"out={tmp_path}/live")
     assert status == 0, wrong
@@ -320,7 +314,7 @@ def test_a_tower_that_came_with_init_from_has_features_of_its_own(train: Train, 
     other = tmp_path / "other_vit"
     model("vit", seed=5).save_pretrained(other)
     words = [
-        "policy=gr1_debug", "policy.vision=vit", *STILL, f"data.path={folder}/desk", "data.features=disk",
+        "policy=foreact_debug", "policy.vision=vit", *STILL, f"data.path={folder}/desk", "data.features=disk",
         f"data.cache_folder={tmp_path}/kept", "trainer.max_steps=1",
     ]  # fmt: skip
     assert train(*words, f"policy.vision_folder={other}", f"out={tmp_path}/a")[0] == 0
@@ -355,7 +349,7 @@ def test_what_cannot_be_kept_is_one_message(
 
 def test_a_mapping_of_shifts_that_are_all_zero_shifts_nothing(train: Train, folder: Path, tmp_path: Path) -> None:
     words = [
-        "policy=gr1_debug", "policy.vision=vit", f"policy.vision_folder={folder}/vit", *STILL[1:],
+        "policy=foreact_debug", "policy.vision=vit", f"policy.vision_folder={folder}/vit", *STILL[1:],
         "trainer.augment.shift_pixels={rgb_static: 0.0, rgb_gripper: 0.0}", f"data.path={folder}/desk",
         f"data.cache_folder={tmp_path}", "data.features=disk", "trainer.max_steps=1", f"out={tmp_path}/run",
     ]  # fmt: skip

@@ -28,8 +28,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.checkpoint import load_policy, save_policy
 from foreact.vla.files import DamagedFolder, verify_folder
 from foreact.vla.training.config import AugmentConfig, TrainerConfig
@@ -39,7 +39,7 @@ from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 
 SIZES: dict[str, Any] = dict(
     history=2, history_stride=1, foresight_steps=3, chunk=2, execute_steps=1, width=16, layers=1, heads=2,
-    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, resampler_latents=1, resampler_heads=1,
+    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, visual_count=1, resampler_heads=1,
     resampler_head_width=8, image_queries=1, decoder_width=8, decoder_layers=1, decoder_heads=2, dropout=0.1,
 )  # fmt: skip
 LAST, AFTER = 200, 50
@@ -72,7 +72,7 @@ def make(out: Path, **settings: Any) -> Watched:
     """A small run in `out`."""
     torch.manual_seed(0)
     statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
-    policy = GR1(GR1Config(**SIZES), synthetic_contract({"eye": (16, 16)}), statistics)
+    policy = ForeAct(ForeActConfig(**SIZES), synthetic_contract({"eye": (16, 16)}), statistics)
     windows = SyntheticWindows(policy.config, policy.contract, batch_size=4, seed=0)
     common: dict[str, Any] = dict(
         max_steps=LAST, batch_size=4, warmup_steps=5, threads=1, precision="fp32", log_every=1000, validate_every=0,

@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.batch import WindowBatch
 from foreact.vla.checkpoint import CheckpointError, load_policy
 from foreact.vla.files import DamagedFolder, verify_folder
@@ -32,7 +32,7 @@ from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 
 SIZES: dict[str, Any] = dict(
     history=2, history_stride=1, foresight_steps=3, chunk=2, execute_steps=1, width=16, layers=1, heads=2,
-    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, resampler_latents=1, resampler_heads=1,
+    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, visual_count=1, resampler_heads=1,
     resampler_head_width=8, image_queries=1, decoder_width=8, decoder_layers=1, decoder_heads=2, dropout=0.1,
 )  # fmt: skip
 TRAINER: dict[str, Any] = dict(
@@ -42,14 +42,14 @@ TRAINER: dict[str, Any] = dict(
 BatchAt = Callable[[int], WindowBatch]
 
 
-def _policy(**changes) -> GR1:
+def _policy(**changes) -> ForeAct:
     torch.manual_seed(0)
     statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
-    return GR1(GR1Config(**{**SIZES, **changes}), synthetic_contract({"eye": (16, 16)}), statistics)
+    return ForeAct(ForeActConfig(**{**SIZES, **changes}), synthetic_contract({"eye": (16, 16)}), statistics)
 
 
 def _trainer(
-    out: Path, *, change: Callable[[BatchAt], BatchAt] = lambda b: b, policy: GR1 | None = None, **settings
+    out: Path, *, change: Callable[[BatchAt], BatchAt] = lambda b: b, policy: ForeAct | None = None, **settings
 ) -> Trainer:
     policy = policy or _policy()
     windows = SyntheticWindows(policy.config, policy.contract, batch_size=4, seed=0)
@@ -193,7 +193,7 @@ def _same_weights(policy, state: dict[str, torch.Tensor]) -> bool:
 
 def test_a_non_finite_gradient_stops_too(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path)
-    weight = trainer.policy.get_parameter("action_head.weight")
+    weight = trainer.policy.get_parameter("action_head.answer.weight")
     weight.register_hook(lambda grad: grad * float("inf") if trainer.step == 1 else grad)
     with pytest.raises(NonFinite, match="step 1: the gradient is not finite"):
         trainer.run()
@@ -246,7 +246,7 @@ def test_what_is_saved_is_the_average_and_what_is_logged_can_be_read(tmp_path: P
     saved, live = load_file(tmp_path / "policy/model.safetensors"), trainer.policy.state_dict()
     for name, tensor in trainer.ema.weights.items():
         assert torch.equal(saved[name], tensor)
-    assert not torch.equal(saved["action_head.weight"], live["action_head.weight"])
+    assert not torch.equal(saved["action_head.answer.weight"], live["action_head.answer.weight"])
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["step"]) for line in lines] == [
         ("train", 2), ("validation", 3), ("train", 4), ("train", 6), ("validation", 6),
@@ -273,14 +273,15 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert all(p.ndim > 1 for p in decayed["params"])
     assert plain["weight_decay"] == 0.0
     ids = {id(p) for p in plain["params"]}
-    for name in ("image_queries.eye", "chunk_queries_KD", "norm.weight", "action_head.bias", "text.embed.weight"):
+    small = ("image_queries.eye", "chunk_queries_KD", "norm.weight", "action_head.answer.bias", "text.embed.weight")
+    for name in small:
         assert id(policy.get_parameter(name)) in ids, name
     assert len(decayed["params"]) + len(ids) == len(list(policy.parameters()))
 
 
 def test_init_from_takes_what_fits_and_says_what_does_not(tmp_path: Path) -> None:
     source = _policy()
-    video = GR1(source.config, source.contract.model_copy(update={"state": (), "action": ()}), {})
+    video = ForeAct(source.config, source.contract.model_copy(update={"state": (), "action": ()}), {})
     with torch.no_grad():
         for parameter in video.parameters():
             parameter.add_(0.5)
@@ -290,7 +291,7 @@ def test_init_from_takes_what_fits_and_says_what_does_not(tmp_path: Path) -> Non
     taken = init_from(policy, tmp_path / "video")
     after = policy.state_dict()
     assert torch.equal(after["blocks.0.mlp.0.weight"], video.state_dict()["blocks.0.mlp.0.weight"])
-    for name in ("action_head.weight", "embed_state.weight", "embed_timestep_TD"):
+    for name in ("action_head.answer.weight", "embed_state.weight", "embed_timestep_TD"):
         assert name in taken.fresh
         assert torch.equal(after[name], before[name])
     assert taken.unused == []

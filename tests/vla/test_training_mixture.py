@@ -55,7 +55,7 @@ OTHER_ENTRY = (
     "embodiment: any, rate: resample, normalise: own, language: drop"
 )
 FAST = (
-    "experiment=finetune", "policy=gr1_debug", "trainer.batch_size=8", "trainer.max_steps=2", "trainer.threads=1",
+    "experiment=finetune", "policy=foreact_debug", "trainer.batch_size=8", "trainer.max_steps=2", "trainer.threads=1",
     "trainer.precision=fp32", "trainer.tensorboard=false", "trainer.validate_batches=1", "data.holdout=0.3",
 )  # fmt: skip
 

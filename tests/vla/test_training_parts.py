@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from foreact.policies.gr1.config import GR1Config
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.batch import WindowBatch
 from foreact.vla.errors import ConfigError
 from foreact.vla.rows import Rows
@@ -52,7 +52,7 @@ def test_the_average_follows_its_recursion_and_is_lent_only_for_a_while() -> Non
 
 
 def _batch(B: int = 6, T: int = 2) -> WindowBatch:
-    config = GR1Config(history=T, history_stride=1, foresight_steps=2, chunk=2, execute_steps=1)
+    config = ForeActConfig(history=T, history_stride=1, foresight_steps=2, chunk=2, execute_steps=1)
     contract = synthetic_contract({"front": (24, 32), "hand": (24, 32)})
     return SyntheticWindows(config, contract, batch_size=B, seed=0).batch_at(0)
 
@@ -123,12 +123,12 @@ def test_the_ratio_to_copying_is_the_quotient_of_sums() -> None:
 
 
 def test_config_files_say_what_the_dataclasses_say() -> None:
-    policy = yaml.safe_load((CONFIGS / "policy/gr1.yaml").read_text())
-    assert policy.pop("name") == "gr1"
+    policy = yaml.safe_load((CONFIGS / "policy/foreact.yaml").read_text())
+    assert policy.pop("name") == "foreact"
     assert len(policy.pop("cameras")) == 2
     assert len(policy.pop("state")) == 4
     assert policy.pop("actions") is True
-    assert policy == GR1Config().to_dict()
+    assert policy == ForeActConfig().to_dict()
     trainer = yaml.safe_load((CONFIGS / "trainer/default.yaml").read_text())
     minutes = trainer.pop("max_minutes")
     expected = TrainerConfig(max_minutes=minutes).to_dict()

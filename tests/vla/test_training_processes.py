@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.batch import WindowBatch
 from foreact.vla.errors import ConfigError, ForeActError
 from foreact.vla.layers import Block
@@ -34,7 +34,7 @@ from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 
 SIZES: dict[str, Any] = dict(
     history=2, history_stride=1, foresight_steps=3, chunk=2, execute_steps=1, width=16, layers=2, heads=2,
-    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, resampler_latents=1, resampler_heads=1,
+    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, visual_count=1, resampler_heads=1,
     resampler_head_width=8, image_queries=1, decoder_width=8, decoder_layers=1, decoder_heads=2,
 )  # fmt: skip
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def _uneven(batch: WindowBatch) -> WindowBatch:
 def _run(out: Path, *, double: bool = False, steps: int = 50, stop: int | None = None, **settings: Any) -> Trainer:
     torch.manual_seed(0)
     statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
-    policy = GR1(GR1Config(**SIZES, dropout=0.1), synthetic_contract({"eye": (16, 16)}), statistics)
+    policy = ForeAct(ForeActConfig(**SIZES, dropout=0.1), synthetic_contract({"eye": (16, 16)}), statistics)
     policy = policy.double() if double else policy
     windows = SyntheticWindows(policy.config, policy.contract, batch_size=8, seed=0)
     config = TrainerConfig(
@@ -245,7 +245,7 @@ def _order(pieces: list[Pieces], start: int = 0, steps: int = 12) -> list[list[l
 
 
 def _pieces(rank: int = 0, size: int = 1, **settings: Any) -> Pieces:
-    config = GR1Config(**SIZES)
+    config = ForeActConfig(**SIZES)
     windows = SyntheticWindows(config, synthetic_contract({"eye": (16, 16)}), batch_size=8, seed=0)
     return Pieces(windows.batch_at, TrainerConfig(max_steps=1, batch_size=8, **settings), rank, size)
 
@@ -300,8 +300,8 @@ def test_a_batch_is_not_cut_finer_than_windows() -> None:
 
 
 def test_a_policy_that_counts_nothing_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GR1, "loss_counts", TrainablePolicy.loss_counts)
-    with pytest.raises(ConfigError, match="'gr1' has no loss_counts, so its batches cannot be cut"):
+    monkeypatch.setattr(ForeAct, "loss_counts", TrainablePolicy.loss_counts)
+    with pytest.raises(ConfigError, match="'foreact' has no loss_counts, so its batches cannot be cut"):
         _run(tmp_path, accumulate=2)
 
 

@@ -23,8 +23,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from foreact.commands.main import app, run
-from foreact.policies.gr1.config import GR1Config
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.batch import WindowBatch
 from foreact.vla.errors import ConfigError, ForeActError
 from foreact.vla.files import verify_folder
@@ -35,7 +35,7 @@ from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 
 SIZES: dict[str, Any] = dict(
     history=2, history_stride=1, foresight_steps=3, chunk=2, execute_steps=1, width=16, layers=1, heads=2,
-    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, resampler_latents=1, resampler_heads=1,
+    vision_width=16, vision_heads=2, text_width=8, text_layers=1, text_heads=2, visual_count=1, resampler_heads=1,
     resampler_head_width=8, image_queries=1, decoder_width=8, decoder_layers=1, decoder_heads=2, dropout=0.1,
 )  # fmt: skip
 TRAINER: dict[str, Any] = dict(
@@ -55,7 +55,7 @@ def _trainer(
 ) -> Trainer:
     torch.manual_seed(0)
     statistics = {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}}
-    policy = GR1(GR1Config(**{**SIZES, **(sizes or {})}), synthetic_contract({"eye": (16, 16)}), statistics)
+    policy = ForeAct(ForeActConfig(**{**SIZES, **(sizes or {})}), synthetic_contract({"eye": (16, 16)}), statistics)
     config = TrainerConfig(**{**TRAINER, **settings})
     windows = SyntheticWindows(policy.config, policy.contract, batch_size=config.batch_size, seed=0)
     kept = {"data": ["synthetic"], "settings": {"policy": policy.config.to_dict()}, "code": {"foreact": "1.0"}}
@@ -185,7 +185,8 @@ def _limit(step: int, batch: WindowBatch) -> WindowBatch:
 
 TRAINING_V1 = FIXTURES / "training_v1"
 """A training checkpoint as format version 1 wrote it (step 3 of `_trainer`) and a hash-free summary of step 4 after it;
-both must hold for ever. Written once by `python tests/vla/test_training_reliability.py`."""
+both must hold for ever. Written once by `python tests/vla/test_training_reliability.py`, and rid of what was added
+later (model card, provenance.json, settings of adapters and `shift_whole`)."""
 
 
 def test_the_fixture_of_training_format_1_opens_and_goes_on(tmp_path: Path) -> None:

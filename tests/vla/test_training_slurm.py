@@ -54,7 +54,7 @@ def test_the_settings_compose() -> None:
     assert job._target_ == "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
     assert (job.gpus_per_node, job.tasks_per_node, job.signal_delay_s) == (4, 1, 120)
     assert job.submitit_folder == "runs/x/slurm/%j"
-    assert (config.trainer.max_steps, config.policy.name) == (6, "gr1")
+    assert (config.trainer.max_steps, config.policy.name) == (6, "foreact")
 
 
 @needs_plugin

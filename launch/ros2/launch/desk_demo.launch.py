@@ -1,4 +1,4 @@
-"""Simulated desk, policy server and bridge: `ros2 launch foreact_ros desk_demo.launch.py checkpoint:=gr1_tiny_desk`.
+"""Simulated desk, policy server and bridge: `ros2 launch foreact_ros desk_demo.launch.py checkpoint:=foreact_desk`.
 
 Three processes. The policy server and the simulator need torch and MuJoCo, which the bridge does not: `policy_python`
 says which Python has them.

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from foreact.policies.gr1.losses import action_losses, choose_steps, pixel_losses
-from foreact.policies.gr1.model import GR1
+from foreact.policies.gr1.foreact import ForeAct
+from foreact.policies.gr1.foreact_losses import choose_steps, pixel_losses
+from foreact.policies.gr1.heads import build_head
+from foreact.policies.gr1.published_losses import action_losses
 from foreact.policies.gr1.state import StateEncoding
 from foreact.vla.batch import WindowBatch
 from foreact.vla.contract import Field
@@ -16,20 +18,32 @@ from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 from foreact.vla.training.validate import with_ratios
 
 
-def test_action_losses_equal_numpy() -> None:
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_action_losses_equal_numpy(beta: float) -> None:
+    """Of the point head, and (where the arm's error turns linear at 1) of the published policy; masks per number."""
+    torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    raw, target = rng.normal(size=(2, 3, 4, 3)), rng.normal(size=(2, 3, 4, 3))
-    target[..., 1] = np.sign(target[..., 1])
-    mask = rng.random((2, 3, 4)) < 0.6
-    parts = action_losses(torch.tensor(raw), torch.tensor(target), torch.tensor(mask), gripper=1, beta=0.1)
-    error = np.abs(raw - target)[..., [0, 2]][mask]
-    smooth = np.where(error < 0.1, error**2 / 0.2, error - 0.05)
-    assert float(parts["arm"]) == pytest.approx(smooth.mean(), rel=1e-6)
-    assert float(parts["arm_error"]) == pytest.approx(error.mean(), rel=1e-6)
-    logit, wanted = raw[..., 1][mask], target[..., 1][mask] > 0
+    features, target = torch.randn(6, 4, 8), rng.normal(size=(6, 4, 3)).astype(np.float32)
+    target[..., 2] = np.sign(target[..., 2])
+    mask = rng.random((6, 4, 3)) < 0.6
+    head = build_head("linear", 8, 3, 2, beta=beta, chunk=4, heads=2, steps=1)
+    counts = {"arm": float(mask[..., :2].sum()), "gripper": float(mask[..., 2].sum())}
+    raw = head(features).detach()
+    found = [head.losses(features, torch.tensor(target), torch.tensor(mask), counts, None)]
+    if beta == 1.0:
+        recorded, exists = torch.tensor(target)[:, None], torch.tensor(mask)[:, None]
+        found.append(action_losses(raw[:, None], recorded, exists, counts))
+    raw = raw.numpy()
+    error = np.abs(raw - target)[..., :2][mask[..., :2]]
+    assert (error < beta).any() and (error > beta).any()
+    smooth = np.where(error < beta, error**2 / (2 * beta), error - beta / 2)
+    logit, wanted = raw[..., 2][mask[..., 2]], target[..., 2][mask[..., 2]] > 0
     entropy = np.log1p(np.exp(-np.where(wanted, logit, -logit)))
-    assert float(parts["gripper"]) == pytest.approx(entropy.mean(), rel=1e-6)
-    assert float(parts["gripper_accuracy"]) == pytest.approx(((logit > 0) == wanted).mean())
+    for parts in found:
+        assert float(parts["arm"].detach()) == pytest.approx(smooth.mean(), rel=1e-5)
+        assert float(parts["arm_error"]) == pytest.approx(error.mean(), rel=1e-5)
+        assert float(parts["gripper"].detach()) == pytest.approx(entropy.mean(), rel=1e-5)
+        assert float(parts["gripper_accuracy"]) == pytest.approx(((logit > 0) == wanted).mean())
 
 
 def test_pixel_losses_equal_numpy() -> None:
@@ -40,7 +54,7 @@ def test_pixel_losses_equal_numpy() -> None:
     painted = rng.random((3, 3, 4, 4)).astype(np.float32)
     valid = np.array([True, False, True])
     parts = pixel_losses(
-        torch.tensor(painted), torch.tensor(now), torch.tensor(then), torch.tensor(valid), moved_weight=3.0
+        torch.tensor(painted), torch.tensor(now), torch.tensor(then), torch.tensor(valid), moved_weight=3.0, count=2
     )
     moved = (np.abs(then - now).max(axis=1, keepdims=True) > 16 / 255) & valid[:, None, None, None]
     assert 0 < moved.sum() < moved.size
@@ -80,7 +94,7 @@ def _garbled(batch: WindowBatch) -> WindowBatch:
 
 @pytest.mark.parametrize("positions", ["one", "all"])
 def test_what_is_masked_does_not_change_the_loss(
-    positions: str, batch: WindowBatch, make_policy: Callable[..., GR1]
+    positions: str, batch: WindowBatch, make_policy: Callable[..., ForeAct]
 ) -> None:
     policy = make_policy(foresight_positions=positions).eval()
     for mask in (batch.history_mask, batch.future_mask, batch.state_mask, batch.action_mask):
@@ -92,7 +106,7 @@ def test_what_is_masked_does_not_change_the_loss(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_action_free_video_trains_pictures_but_no_actions(policy: GR1, batch: WindowBatch) -> None:
+def test_action_free_video_trains_pictures_but_no_actions(policy: ForeAct, batch: WindowBatch) -> None:
     video = replace(batch, state_mask=batch.state_mask & False, action_mask=batch.action_mask & False)
     losses = policy.loss(video)
     assert float(losses["arm"].detach()) == float(losses["gripper"].detach()) == 0.0
@@ -103,15 +117,15 @@ def test_action_free_video_trains_pictures_but_no_actions(policy: GR1, batch: Wi
         assert grad is not None
         return float(grad.abs().max())
 
-    assert largest("action_head.weight") == largest("embed_state.weight") == 0.0
+    assert largest("action_head.answer.weight") == largest("embed_state.weight") == 0.0
     assert largest("no_state_D") > 0.0
     assert largest("decoder.paint.weight") > 0.0
 
 
-def test_a_policy_for_video_alone_needs_no_state_and_no_action(make_policy: Callable[..., GR1]) -> None:
+def test_a_policy_for_video_alone_needs_no_state_and_no_action(make_policy: Callable[..., ForeAct]) -> None:
     example = make_policy()
     contract = example.contract.model_copy(update={"state": (), "action": ()})
-    policy = GR1(example.config, contract, {})
+    policy = ForeAct(example.config, contract, {})
     batch = SyntheticWindows(policy.config, contract, batch_size=4, seed=0).batch_at(0)
     losses = policy.loss(batch)
     assert "arm" not in losses
@@ -119,7 +133,7 @@ def test_a_policy_for_video_alone_needs_no_state_and_no_action(make_policy: Call
     assert not any(name.startswith(("action", "embed_state", "no_state")) for name in policy.state_dict())
 
 
-def test_the_total_is_the_weighted_sum_of_the_parts(batch: WindowBatch, make_policy: Callable[..., GR1]) -> None:
+def test_the_total_is_the_weighted_sum_of_the_parts(batch: WindowBatch, make_policy: Callable[..., ForeAct]) -> None:
     policy = make_policy(arm_weight=2.0, gripper_weight=0.5, foresight_weight=0.25)
     parts = {name: float(value.detach()) for name, value in policy.loss(batch).items()}
     pixels = parts["pixels/front"] + parts["pixels/hand"]
@@ -141,14 +155,14 @@ def test_a_number_that_never_changes_in_the_data_is_not_blown_up() -> None:
     assert abs(float(encode(torch.tensor([[0.005]])))) <= 10.0
 
 
-def test_it_learns_to_go_where_the_sentence_says_and_to_foresee_it(make_policy: Callable[..., GR1]) -> None:
+def test_it_learns_to_go_where_the_sentence_says_and_to_foresee_it(make_policy: Callable[..., ForeAct]) -> None:
     """In a few hundred steps: actions far better than at first, and predicted frames better than no change."""
     torch.manual_seed(0)
     contract = synthetic_contract({"front": (16, 16)})
     config = make_policy(
         history=1, width=64, layers=2, decoder_width=32, decoder_blend=True, foresight_weight=1.0
     ).config
-    policy = GR1(config, contract, {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}})
+    policy = ForeAct(config, contract, {"state": {"mean": [0.5, 0.5, 0.0], "std": [0.3, 0.3, 1.0]}})
     windows = SyntheticWindows(config, contract, batch_size=32, seed=0)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, fused=True)
     held_out = SyntheticWindows(config, contract, batch_size=256, seed=1).batch_at(0)
