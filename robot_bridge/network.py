@@ -11,10 +11,11 @@ import enum
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from foreact.robot_bridge.keystore import enclave_of, lets_in, missing_keys
 from foreact.vla.errors import ConfigError, did_you_mean
 
 MAX_DOMAIN_ID = 232
@@ -43,7 +44,7 @@ class NetworkScope:
     security_enabled: bool = False
     security_enforced: bool = False
     keystore: str = ""
-    enclave: str = ""
+    enclave: str = "/"
     beyond: tuple[str, ...] = ()
     """What else leads beyond this machine, in words."""
 
@@ -64,24 +65,53 @@ class NetworkScope:
             open_by += [f"ROS_STATIC_PEERS names {peer}" for peer in self.static_peers if not is_loopback(peer)]
         if not open_by or allow_network:
             return []
-        if self.security_enabled and self.security_enforced and self.keystore and transport_has_security:
+        missing = missing_keys(self.keystore, self.enclave, self.domain_id) if self.enforced else ""
+        missing = missing or (lets_in(self.keystore, self.enclave) if self.enforced else "")
+        if self.enforced and transport_has_security and not missing:
             return []
         advice = (
             "; so anyone on the network could command the robot. Set ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST, or "
-            "enforce SROS2 (ROS_SECURITY_ENABLE=true, ROS_SECURITY_STRATEGY=Enforce, ROS_SECURITY_KEYSTORE=...), or "
-            "give --allow-network if the network is closed"
+            "enforce SROS2 (ROS_SECURITY_ENABLE=true, ROS_SECURITY_STRATEGY=Enforce, ROS_SECURITY_KEYSTORE=..., "
+            "ROS_SECURITY_ENCLAVE_OVERRIDE=/foreact), or give --allow-network if the network is closed"
         )
         if self.security_enabled and not transport_has_security:
             advice += ". SROS2 is enabled, but this transport does not obey it; the rclpy node does"
         elif self.security_enabled and not self.security_enforced:
             advice += ". SROS2 is enabled, but not enforced"
-        elif self.security_enabled:
-            advice += ". SROS2 is enforced, but ROS_SECURITY_KEYSTORE is not set"
+        elif missing:
+            advice += f". SROS2 is enforced, but {missing}"
         return [" and ".join(open_by) + advice]
+
+    @property
+    def enforced(self) -> bool:
+        """Whether ROS 2 takes part with keys or not at all."""
+        return self.security_enabled and self.security_enforced
+
+
+def need_keys(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
+    """Ask before rclpy does, which says no more than `error not set`.
+
+    Args:
+        arguments: Command line, which may name the enclave.
+        environ: Default: of this process.
+
+    Raises:
+        ConfigError: If SROS2 is enforced, and the keys for it are not there or for another domain.
+    """
+    env = os.environ if environ is None else environ
+    if env.get("ROS_SECURITY_ENABLE") != "true" or env.get("ROS_SECURITY_STRATEGY") != "Enforce":
+        return
+    enclave = env.get("ROS_SECURITY_ENCLAVE_OVERRIDE", "") or enclave_of(arguments)
+    if missing := missing_keys(env.get("ROS_SECURITY_KEYSTORE", ""), enclave, _domain(env.get("ROS_DOMAIN_ID", ""))):
+        raise ConfigError(f"SROS2 is enforced (ROS_SECURITY_STRATEGY=Enforce), but {missing}")
 
 
 def read_network(
-    environ: Mapping[str, str] | None = None, *, unset: Range = Range.LOCALHOST, domain_id: int | None = None
+    environ: Mapping[str, str] | None = None,
+    *,
+    unset: Range = Range.LOCALHOST,
+    domain_id: int | None = None,
+    arguments: Sequence[str] = (),
 ) -> NetworkScope:
     """Read the environment.
 
@@ -89,6 +119,7 @@ def read_network(
         environ: Default: of this process.
         unset: What a range that is not set means: LOCALHOST for transports that are configured here, SUBNET for rclpy.
         domain_id: Instead of ROS_DOMAIN_ID.
+        arguments: Command line, which may name the enclave.
 
     Raises:
         ConfigError: If a value is none that ROS 2 knows, or would be read by it as something else than it says.
@@ -111,7 +142,7 @@ def read_network(
         security_enabled=enable == "true",
         security_enforced=strategy == "Enforce",
         keystore=keystore,
-        enclave=env.get("ROS_SECURITY_ENCLAVE_OVERRIDE", ""),
+        enclave=env.get("ROS_SECURITY_ENCLAVE_OVERRIDE", "") or enclave_of(arguments),
         beyond=tuple(_beyond(env.get("CYCLONEDDS_URI", ""))),
     )
 

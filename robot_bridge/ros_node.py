@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from foreact.robot_bridge import ros_parameters
 from foreact.robot_bridge.config import Robot, load_robot
 from foreact.robot_bridge.made_up import made_up
-from foreact.robot_bridge.network import Range, read_network
+from foreact.robot_bridge.network import Range, need_keys, read_network
 from foreact.robot_bridge.types import State
 from foreact.vla.errors import ForeActError
 
@@ -167,7 +167,7 @@ class ForeActNode(LifecycleNode):  # type: ignore[misc, valid-type]
         if robot.output == "action":
             robot = robot.model_copy(update={"gate": {**GATE, **robot.gate}})
             check_rate(values["action_rate_hz"], gate_settings(robot))
-        scope = read_network(unset=Range.SUBNET)
+        scope = read_network(unset=Range.SUBNET, arguments=sys.argv)
         refusals = scope.refusals(allow_network=values["allow_network"], transport_has_security=True)
         for refused in refusals:
             self.get_logger().warning(f"will not be armed: {refused}")
@@ -334,12 +334,13 @@ def _main(arguments: list[str] | None) -> int:
     from rclpy.executors import MultiThreadedExecutor  # type: ignore[import-not-found]
     from rclpy.signals import SignalHandlerOptions  # type: ignore[import-not-found]
 
+    given = [sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
+    need_keys(given)
     told = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())
     # rclpy's own handlers would take the topics away before the arm is told to stop.
-    rclpy.init(args=[sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)],
-               signal_handler_options=SignalHandlerOptions.NO)  # fmt: skip
+    rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
     sys.setswitchinterval(_SWITCH_S)  # the gate's thread gets its turn sooner than after the usual 5 ms
     node = ForeActNode()
     executor = MultiThreadedExecutor(num_threads=4)

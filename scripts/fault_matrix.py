@@ -65,7 +65,6 @@ ROWS = {
 
 NOT_TESTED = {
     "B30": "no fault to inject; the sentences are in README.md and docs/robot-safety.md",
-    "S16": "needs ROS 2 with security and a keystore; docs/robot-safety.md says how it is set up",
     "S17": "needs ROS 2 (rclpy); tests/ros2 hold it where that is installed",
 }
 """Row -> why, if no test names it."""

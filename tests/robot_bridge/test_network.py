@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from foreact.robot_bridge.network import Range, is_loopback, read_network
+from foreact.robot_bridge.keystore import enclave_of, missing_keys
+from foreact.robot_bridge.network import Range, is_loopback, need_keys, read_network
 from foreact.vla.errors import ConfigError
 
 RANGE, SECURE, STRATEGY = "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_SECURITY_ENABLE", "ROS_SECURITY_STRATEGY"
-KEYS = "ROS_SECURITY_KEYSTORE"
-ENFORCED = {SECURE: "true", STRATEGY: "Enforce"}
+KEYS, ENCLAVE = "ROS_SECURITY_KEYSTORE", "ROS_SECURITY_ENCLAVE_OVERRIDE"
+ENFORCED = {SECURE: "true", STRATEGY: "Enforce", ENCLAVE: "/foreact"}
+
+
+SIGNED = """MIME-Version: 1.0
+
+<dds><domains><id>{domain}</id></domains>
+<allow_unauthenticated_participants>{strangers}</allow_unauthenticated_participants>
+<enable_join_access_control>true</enable_join_access_control>
+<enable_write_access_control>{write}</enable_write_access_control></dds>
+"""
+
+
+def make_keystore(folder: Path, domain: int = 0, strangers: str = "false", write: str = "true") -> str:
+    """The files of `ros2 security generate_artifacts`, as far as they are looked at; tests/ros2 has real ones."""
+    enclave = folder / "enclaves" / "foreact"
+    enclave.mkdir(parents=True)
+    for name in ("identity_ca.cert.pem", "permissions_ca.cert.pem", "cert.pem", "key.pem"):
+        (enclave / name).write_text("")
+    for name in ("governance.p7s", "permissions.p7s"):
+        (enclave / name).write_text(SIGNED.format(domain=domain, strangers=strangers, write=write))
+    return str(folder)
 
 
 @pytest.fixture
 def keystore(tmp_path: Path) -> str:
-    return str(tmp_path)
+    return make_keystore(tmp_path)
 
 
 # What the environment says; what silence about the range means; whether the transport obeys SROS2; whether it arms.
@@ -33,6 +55,12 @@ MATRIX: dict[str, tuple[dict[str, str], Range, bool, bool]] = {
     "subnet, enforced, transport without": ({RANGE: "SUBNET", **ENFORCED, KEYS: "KEYSTORE"},
                                             Range.SUBNET, False, False),
     "subnet, enforced, no keys": ({RANGE: "SUBNET", **ENFORCED}, Range.SUBNET, True, False),
+    "subnet, enforced, no enclave": ({RANGE: "SUBNET", **ENFORCED, KEYS: "KEYSTORE", ENCLAVE: ""},
+                                     Range.SUBNET, True, False),
+    "subnet, enforced, another enclave": ({RANGE: "SUBNET", **ENFORCED, KEYS: "KEYSTORE", ENCLAVE: "/robot"},
+                                          Range.SUBNET, True, False),
+    "subnet, enforced, another domain": ({RANGE: "SUBNET", **ENFORCED, KEYS: "KEYSTORE", "ROS_DOMAIN_ID": "77"},
+                                         Range.SUBNET, True, False),
     "subnet, permissive": ({RANGE: "SUBNET", SECURE: "true", STRATEGY: "Permissive", KEYS: "KEYSTORE"},
                            Range.SUBNET, True, False),
     "subnet, enabled, no strategy": ({RANGE: "SUBNET", SECURE: "true", KEYS: "KEYSTORE"}, Range.SUBNET, True, False),
@@ -81,6 +109,54 @@ def test_arming_depends_on_who_could_command(name: str, keystore: str) -> None:
 def test_misspelt_values_are_errors(env: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_network(env)
+
+
+def test_enforced_needs_keys_that_are_there(tmp_path: Path) -> None:
+    keys = make_keystore(tmp_path / "keys", domain=7)
+    env = {RANGE: "SUBNET", "ROS_DOMAIN_ID": "7", **ENFORCED, KEYS: keys}
+
+    def says(words: str, **changes: str) -> None:
+        found = {**env, **changes}
+        with pytest.raises(ConfigError, match=words) as caught:
+            need_keys([], found)
+        if Path(found[KEYS]).is_dir():
+            sentence = str(caught.value).partition("but ")[2]
+            assert sentence in read_network(found).refusals(transport_has_security=True)[0]
+
+    need_keys([], env)
+    need_keys([], {**env, SECURE: "false", KEYS: "/no/such"})
+    need_keys([], {**env, STRATEGY: "Permissive", KEYS: "/no/such"})
+    need_keys(["node", "--ros-args", "-r", "a:=b", "--enclave", "/foreact"], {**env, ENCLAVE: ""})
+    assert enclave_of(["-e", "/x", "--ros-args", "-e", "/y", "--", "-e", "/z"]) == "/y" and enclave_of([]) == "/"
+    says("is not set", **{KEYS: ""})
+    says("no keystore", **{KEYS: str(tmp_path)})
+    says("no enclave is named .* known: /foreact. Set ROS_SECURITY_ENCLAVE_OVERRIDE", **{ENCLAVE: ""})
+    says("no enclave '/foreect'.* did you mean '/foreact'", **{ENCLAVE: "/foreect"})
+    says("must begin with a slash", **{ENCLAVE: "foreact"})
+    says("governance.p7s .* is not for domain 8: .* make them anew with ROS_DOMAIN_ID=8", ROS_DOMAIN_ID="8")
+    (Path(keys) / "enclaves" / "foreact" / "key.pem").unlink()
+    says("has no key.pem that can be read")
+    (Path(keys) / "enclaves" / "foreact" / "key.p11").write_text("pkcs11:x")
+    (Path(keys) / "enclaves" / "foreact" / "permissions.p7s").unlink()
+    says("has no permissions.p7s")
+    (Path(keys) / "enclaves" / "foreact" / "permissions.p7s").symlink_to("gone")
+    says("has no permissions.p7s")
+
+
+@pytest.mark.parametrize("change", [{"strangers": "true"}, {"strangers": "1"}, {"write": "false"}])
+def test_a_governance_that_lets_strangers_in_is_no_closed_network(tmp_path: Path, change: dict[str, Any]) -> None:
+    env = {RANGE: "SUBNET", **ENFORCED, KEYS: make_keystore(tmp_path, **change)}
+    need_keys([], env)
+    assert "governance.p7s" in read_network(env).refusals(transport_has_security=True)[0]
+
+
+def test_ranges_of_domains(tmp_path: Path) -> None:
+    keys = make_keystore(tmp_path)
+    text = "<domains><id_range><min>5</min><max>9</max></id_range></domains>"
+    for name in ("governance.p7s", "permissions.p7s"):
+        (tmp_path / "enclaves" / "foreact" / name).write_text(text)
+    assert missing_keys(keys, "/foreact", 9) == missing_keys(keys, "/foreact", 5) == ""
+    assert "domain 10" in missing_keys(keys, "/foreact", 10) and "domain 4" in missing_keys(keys, "/foreact", 4)
 
 
 def test_a_file_of_settings_is_read(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def other_environment(python: str) -> dict[str, str]:
 def policy_url(policy_python: list[str]) -> Iterator[str]:
     """A server of the checkpoint that comes with the project, for the desk's arm."""
     server = subprocess.Popen(
-        [*policy_python, "-m", "foreact.commands.main", "serve", str(ROOT / "checkpoints" / "gr1_tiny_desk"),
+        [*policy_python, "-m", "foreact.commands.main", "serve", str(ROOT / "checkpoints" / "foreact_desk"),
          "--robot", "desk_sim", "--port", "0", "--json"],
         env=other_environment(policy_python[0]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
@@ -293,12 +293,21 @@ def arm(robot_file: Callable[..., str]) -> Iterator[Any]:
     robot.close()
 
 
+@pytest.fixture
+def make_arm(robot_file: Callable[..., str]) -> Iterator[Callable[[str], Any]]:
+    """More such arms, by the name of their node."""
+    made: list[Arm] = []
+    yield lambda name: made.append(Arm(robot_file(), name)) or made[-1]
+    for robot in made:
+        robot.close()
+
+
 class Arm:
     """Kinematic: it is where the controller says."""
 
     START = (-1.2178, 1.0399, 2.1198, -2.3421, -0.8702, 1.6412, 0.5534)
 
-    def __init__(self, file: str):
+    def __init__(self, file: str, node_name: str = "test_arm"):
         from foreact.robot_bridge.config import load_robot
         from foreact.robot_bridge.ros_robot_side import RosRobotSide
         from foreact.robot_bridge.trajectory_controller import TrajectoryController
@@ -306,7 +315,7 @@ class Arm:
 
         self.robot = load_robot(file)
         self.names = self.robot.topic_names()
-        self.side = RosRobotSide(self.names, "test_arm")
+        self.side = RosRobotSide(self.names, node_name)
         self.controller = TrajectoryController(self.names.arm_joints, self.START, period_s=0.008)
         self.q = np.array(self.START)
         self.trajectories: list[Any] = []

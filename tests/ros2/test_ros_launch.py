@@ -101,7 +101,7 @@ def test_the_demo_under_ros2_launch(
     `ros2 service call`."""
     launch = start(
         ["ros2", "launch", "foreact_ros", "desk_demo.launch.py", f"robot:={robot_file()}", f"port:={_port()}",
-         f"checkpoint:={ROOT / 'checkpoints' / 'gr1_tiny_desk'}", f"policy_python:={policy_python[0]}",
+         f"checkpoint:={ROOT / 'checkpoints' / 'foreact_desk'}", f"policy_python:={policy_python[0]}",
          f"domain_id:={os.environ['ROS_DOMAIN_ID']}"],
         {**sourced, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

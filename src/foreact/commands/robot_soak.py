@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from foreact.commands.robot_demo import FIXTURES, open_operator
 from foreact.commands.robot_processes import Stand
-from foreact.robot_bridge.operator import Operator
+from foreact.robot_bridge.operator import NoBridge, Operator
 
 _EACH_S = 30.0
 _SAMPLE_S = 5.0
@@ -129,12 +130,16 @@ def soak_test(
 
 
 def _begin(stand: Stand, person: Operator, report: Report, task: str, words: str) -> None:
-    person.command("arm", False)
+    with suppress(NoBridge):  # what it does not answer now it is asked again below
+        person.command("arm", False)
     stand.children["robot"].ask({"do": "reset", "task": task, "start": report.instructions % 10})
     end, done, sentence = time.monotonic() + 6.0, False, ""
     time.sleep(1.0)
     while not done and time.monotonic() < end:
-        done, sentence = person.command("arm")
+        try:
+            done, sentence = person.command("arm")
+        except NoBridge as error:
+            done, sentence = False, str(error)
         time.sleep(0.0 if done else 0.3)
     if not done:
         report.not_armed.append(sentence)
