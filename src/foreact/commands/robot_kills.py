@@ -184,7 +184,7 @@ def _arm(stand: Stand, person: Operator) -> None:
         ForeActError: If that one cannot, either.
     """
     sentence = ""
-    for _ in range(2):
+    for _ in range(4):
         end = time.monotonic() + 6.0
         while time.monotonic() < end:
             try:
@@ -193,7 +193,7 @@ def _arm(stand: Stand, person: Operator) -> None:
                 done, sentence = False, str(error)
             if done:
                 return
-            if "the policy" in sentence:
+            if "was lost" in sentence or "warm-up" in sentence:  # this gate will not do any more
                 break
             time.sleep(0.2)
         stand.restart("gate")

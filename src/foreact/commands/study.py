@@ -335,7 +335,9 @@ def _table(study: Study, found: list[ArmSummary], what: str, pairs: str) -> list
             cells += ["", "", ""]
         else:
             cells.append(f"{summary.difference:+.3f}")
-            cells += [_range(interval, "+") for interval in (summary.difference_ci95, summary.difference_ci95_given)]
+            # Of one seed alone, nothing is known about another.
+            cells.append(_range(summary.difference_ci95, "+") if len(summary.seeds) > 1 else "one seed")
+            cells.append(_range(summary.difference_ci95_given, "+"))
         error = "" if summary.arm_error is None else f"{summary.arm_error:.4f}"
         lines.append("| " + " | ".join([*cells, error, f"{summary.hours:.2f}"]) + " |")
     return [*lines, ""]
