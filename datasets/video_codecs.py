@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foreact.datasets.codec_base import BadFrame, Blob, FrameEncoder, GroupDecoder, check_size
+from foreact.datasets.scheduling import scheduled_as_before
 from foreact.vla.errors import ConfigError
 
 
@@ -38,6 +39,8 @@ class _PacketEncoder:
         context.max_b_frames = 0
         context.thread_count = 1
         context.options = dict(codec.encoder_options())
+        with scheduled_as_before():
+            context.open(strict=False)
         self._context = context
         self._blobs: list[bytes] = []
         self._count = 0

@@ -18,6 +18,7 @@ import numpy as np
 
 from foreact.datasets.formats.base import FormatError
 from foreact.datasets.formats.limits import regular_file
+from foreact.datasets.scheduling import scheduled_as_before
 from foreact.datasets.video_codecs import VideoCodec
 
 MAX_VIDEO_BYTES = 64 << 30
@@ -49,6 +50,8 @@ def encode_mp4(frames: np.ndarray, fps: int, codec: VideoCodec) -> bytes:
         stream.codec_context.options = dict(codec.encoder_options())
         stream.time_base = Fraction(1, fps)
         stream.codec_context.time_base = Fraction(1, fps)
+        with scheduled_as_before():
+            stream.codec_context.open(strict=False)
         for t, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture.pts, picture.time_base = t, Fraction(1, fps)
