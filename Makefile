@@ -18,7 +18,7 @@ setup: ## make .venv with everything in it (Python 3.11-3.13; the CPU build of t
 demo: setup ## watch a trained policy foresee and act: scores, a film and a report in outputs/demo
 	$(BIN)/foreact demo
 
-laptop: setup ## from nothing to a policy that does the eight fixture tasks: collect, train, judge (under two hours on two cores)
+laptop: setup ## from nothing to a policy that does the eight fixture tasks: collect, train, judge
 	$(BIN)/foreact study run laptop --results outputs/laptop --workers $(WORKERS)
 	$(BIN)/foreact study table laptop --results outputs/laptop
 
