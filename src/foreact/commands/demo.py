@@ -45,11 +45,7 @@ def demo_settings(
     """What is evaluated: the eight fixture tasks, and the first of CALVIN's chains."""
     from foreact.commands.evaluate_settings import EvaluateSettings
 
-    tasks = (
-        "move_slider_left", "move_slider_right", "open_drawer", "close_drawer",
-        "turn_on_lightbulb", "turn_off_lightbulb", "turn_on_led", "turn_off_led",
-    )  # fmt: skip
-    single = {"kind": "tasks", "tasks": tasks, "starts_per_task": starts, "max_steps": 180}
+    single = {"kind": "tasks", "tasks": "fixtures", "starts_per_task": starts, "max_steps": 180}
     both = {"checkpoint": checkpoint, "workers": workers}
     return (
         EvaluateSettings.parse({**both, "benchmark": single, "out": out / "fixtures"}),
