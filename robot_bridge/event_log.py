@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import queue
-import threading
 from collections import Counter, deque
 from dataclasses import asdict
 from pathlib import Path
 
+from foreact.robot_bridge.line_writer import LineWriter
 from foreact.robot_bridge.types import Event
 from foreact.vla.errors import ForeActError
 
 _KEPT = 1000
-_WAITING = 4096
 _MAX_BYTES = 256 << 20
 
 
@@ -37,19 +34,20 @@ class EventLog:
         self.counts: Counter[str] = Counter()
         """Cause -> events, since the start."""
         self.kinds: Counter[str] = Counter()
-        self.lost = 0
-        """Lines that did not get into the file."""
         self._kept: deque[Event] = deque(maxlen=_KEPT)
-        self._queue: queue.Queue[Event | None] | None = None
+        self._writer: LineWriter[Event] | None = None
         if path is not None:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = path.open("a", encoding="utf-8")
             except OSError as error:
                 raise EventLogError(f"the event log {path} cannot be written: {error}") from error
-            self._queue = queue.Queue(_WAITING)
-            self._thread = threading.Thread(target=self._write, args=(file, self._queue), name="event-log", daemon=True)
-            self._thread.start()
+            self._writer = LineWriter(file, _as_json, "event-log", _MAX_BYTES)
+
+    @property
+    def lost(self) -> int:
+        """Lines that did not get into the file."""
+        return 0 if self._writer is None else self._writer.lost
 
     def append(self, event: Event) -> None:
         """Take an event; returns at once."""
@@ -57,11 +55,8 @@ class EventLog:
         self.kinds[event.kind] += 1
         if event.cause:
             self.counts[event.cause] += 1
-        if self._queue is not None:
-            try:
-                self._queue.put_nowait(event)
-            except queue.Full:
-                self.lost += 1
+        if self._writer is not None:
+            self._writer.put(event)
 
     def last(self, n: int = 1) -> list[Event]:
         """The newest events, oldest of them first; at most 1000 are kept."""
@@ -69,27 +64,9 @@ class EventLog:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what waits, for at most so long, and close the file."""
-        if self._queue is None:
-            return
-        waiting, self._queue = self._queue, None
-        try:
-            waiting.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
-        self._thread.join(timeout_s)
+        if self._writer is not None:
+            self._writer.close(timeout_s)
 
-    def _write(self, file, waiting: queue.Queue[Event | None]) -> None:
-        written = 0
-        with contextlib.suppress(OSError), file:  # closing writes what is still buffered
-            while (event := waiting.get()) is not None:
-                line = json.dumps(asdict(event), default=str) + "\n"
-                written += len(line)
-                if written > _MAX_BYTES:  # somebody floods us; memory still has the newest
-                    self.lost += 1
-                    continue
-                try:
-                    file.write(line)
-                    if waiting.empty():
-                        file.flush()
-                except (OSError, ValueError):
-                    self.lost += 1
+
+def _as_json(event: Event) -> str:
+    return json.dumps(asdict(event), default=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -41,6 +42,7 @@ def run(
     Ctrl-C stops the arm and disarms."""
     from foreact.robot_bridge.assemble import assemble
     from foreact.robot_bridge.config import load_robot
+    from foreact.robot_bridge.line_writer import LineWriter
     from foreact.vla.serving.access import read_token
 
     settings = load_robot(robot)
@@ -58,21 +60,24 @@ def run(
         nonlocal shown
         total = bridge.gate.log.kinds.total()
         for event in bridge.gate.log.last(total - shown):
-            print(json.dumps(_as_dict(event)) if as_json else f"{event.state:9} {event.message}", flush=True)
+            console.put(json.dumps(_as_dict(event)) if as_json else f"{event.state:9} {event.message}")
         shown = total
         return ended.is_set()
 
     bridge.start()
+    # A descriptor of its own: if the terminal is paused when this ends, nobody waits for a lock of `sys.stdout`.
+    console = LineWriter[str](os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace"), str, "console")
     try:
         took = bridge.warm_up()
         sentence = (
             f"ready to be armed: {len(took)} warm-up inferences, median {1e3 * sorted(took)[len(took) // 2]:.0f} ms"
             + ("; dry run: nothing is sent" if dry_run else "")
         )
-        print(json.dumps({"kind": "ready", "message": sentence}) if as_json else sentence, flush=True)
+        console.put(json.dumps({"kind": "ready", "message": sentence}) if as_json else sentence)
         bridge.run(over)
     finally:
         bridge.close()
+        console.close()
 
 
 def open_transport(
