@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from foreact.commands.robot_processes import Stand
     from foreact.robot_bridge.operator import Operator
 
-FIXTURES = (
-    "move_slider_left", "move_slider_right", "open_drawer", "close_drawer",
-    "turn_on_lightbulb", "turn_off_lightbulb", "turn_on_led", "turn_off_led",
-)  # fmt: skip
 _STEPS = 360
 """Policy steps that a try may take, as on the benchmark."""
 
@@ -40,9 +36,10 @@ def demo(
     from foreact.commands.demo import find_checkpoint
     from foreact.commands.robot_processes import Stand
     from foreact.commands.terminate import orderly_end
+    from foreact.sim.tasks import TASKS
 
-    if task and task not in FIXTURES and not instruction:
-        raise ConfigError(f"say what to do for task {task!r}; known without words: {', '.join(FIXTURES)}")
+    if task and task not in TASKS:
+        raise ConfigError(f"no task {task!r}; {did_you_mean(task, TASKS)}")
     folder = checkpoint or str(find_checkpoint())
     domain = random.SystemRandom().randrange(60, 100) if domain_id < 0 else domain_id
     target = Path(out) / time.strftime("%Y%m%d-%H%M%S")
@@ -56,11 +53,11 @@ def demo(
                 found = _series(s, person, tries, say)
                 print(json.dumps(found, indent=2) if as_json else _table(found))
                 (target / "results.json").write_text(json.dumps(found, indent=2) + "\n")
-            elif instruction:
+            elif instruction or task:
                 result = one_try(s, person, task, 0, instruction)
                 print(json.dumps(result) if as_json else _sentence(result))
             else:
-                _conversation(s, person, task)
+                _conversation(s, person)
         finally:
             person.close()
     say(f"recorded: {target / 'store'}; look at it with `foreact data view {target / 'store'}`")
@@ -135,13 +132,14 @@ def _forget(child: Any) -> None:
 
 def _series(stand: Stand, person: Operator, tries: int, say) -> dict[str, Any]:
     from foreact.sim.language import validation_instruction
+    from foreact.sim.tasks import FIXTURE_TASKS
     from foreact.vla.intervals import wilson
 
     rows: list[dict[str, Any]] = []
     for start in range(tries):
-        for task in FIXTURES:
+        for task in FIXTURE_TASKS:
             rows.append(one_try(stand, person, task, start, validation_instruction(task)))
-            say(f"{len(rows):3} of {tries * len(FIXTURES)}: {_sentence(rows[-1])}")
+            say(f"{len(rows):3} of {tries * len(FIXTURE_TASKS)}: {_sentence(rows[-1])}")
     won = sum(row["success"] for row in rows)
     low, high = wilson(won, len(rows))
     return {
@@ -179,14 +177,16 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def _table(found: dict[str, Any]) -> str:
+    from foreact.sim.tasks import FIXTURE_TASKS
+
     lines = [f"{found['successes']} of {found['tries']} (95 %: {found['ci95'][0]:.0%} to {found['ci95'][1]:.0%})"]
-    for task in FIXTURES:
+    for task in FIXTURE_TASKS:
         rows = [row for row in found["rows"] if row["task"] == task]
         lines.append(f"  {task:20} {sum(r['success'] for r in rows)} of {len(rows)}")
     return "\n".join([*lines, *(f"  {name}: {value}" for name, value in found["latency"].items())])
 
 
-def _conversation(stand: Stand, person: Operator, task: str) -> None:
+def _conversation(stand: Stand, person: Operator) -> None:
     """Ask for words until there are none."""
     if not sys.stdin.isatty():
         raise ForeActError('give an instruction, such as `foreact robot demo "open the drawer" --task open_drawer`')
@@ -198,8 +198,7 @@ def _conversation(stand: Stand, person: Operator, task: str) -> None:
             if text[1:] not in TASKS:
                 print(did_you_mean(text[1:], TASKS))
                 continue
-            task = text[1:]
             person.command("arm", False)
-            print("start: " + json.dumps(stand.children["robot"].ask({"do": "reset", "task": task, "start": 0})))
+            print("start: " + json.dumps(stand.children["robot"].ask({"do": "reset", "task": text[1:], "start": 0})))
             continue
         print(_sentence(one_try(stand, person, "", 0, text)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from foreact.commands.robot_demo import FIXTURES, open_operator
+from foreact.commands.robot_demo import open_operator
 from foreact.commands.robot_processes import Stand
 from foreact.robot_bridge.operator import NoBridge, Operator
 
@@ -104,6 +104,7 @@ def soak_test(
         ForeActError: If a process ends.
     """
     from foreact.sim.language import validation_instruction
+    from foreact.sim.tasks import FIXTURE_TASKS
 
     report = Report()
     with Stand(checkpoint, robot, out, domain_id=domain_id) as stand:
@@ -113,7 +114,7 @@ def soak_test(
             turn = began - _EACH_S
             while (now := time.monotonic()) - began < seconds:
                 if now - turn >= _EACH_S:
-                    turn, task = now, FIXTURES[report.instructions % len(FIXTURES)]
+                    turn, task = now, FIXTURE_TASKS[report.instructions % len(FIXTURE_TASKS)]
                     _begin(stand, person, report, task, validation_instruction(task))
                 if now - sampled >= _SAMPLE_S:
                     sampled = now
