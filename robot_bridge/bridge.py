@@ -18,6 +18,7 @@ import numpy as np
 
 from foreact.robot_bridge.bridge_report import Report
 from foreact.robot_bridge.causes import Cause
+from foreact.robot_bridge.comeback import Comeback, WarmUp
 from foreact.robot_bridge.config import Robot
 from foreact.robot_bridge.foresight_watch import ForesightWatch, expected_frames
 from foreact.robot_bridge.gate import Gate
@@ -25,7 +26,7 @@ from foreact.robot_bridge.mailbox import Mail, Mailbox
 from foreact.robot_bridge.observe import Observer
 from foreact.robot_bridge.policy_thread import Answer, PolicyThread, Question
 from foreact.robot_bridge.transport import Transport
-from foreact.robot_bridge.types import ActionChunk, CameraFrame, JointSample, State
+from foreact.robot_bridge.types import ActionChunk, CameraFrame, Event, JointSample, State
 from foreact.vla.errors import ForeActError
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Bridge:
         self.mailbox = Mailbox()
         self.report = Report(robot, metadata)
         self.watch = ForesightWatch()
+        self.comeback = Comeback(policy, metadata, self._warm_up_question)
         self.taken_over = False
         """Whether a person leads the arm at present."""
         self.dry_run, self._refusals = dry_run, refusals
@@ -289,27 +291,26 @@ class Bridge:
                 raise ForeActError(f"nothing to show the policy after {timeout_s:g} s: {', '.join(self._unseen())}")
             self._deliver(self.mailbox.take(), self._clock())
             time.sleep(TICK_S)
-        took: list[float] = []
-        while len(took) < count:
-            now = self._clock()
-            self._deliver(self.mailbox.take(), now)
-            answers = self.policy.answers()
-            for answer in answers:
-                if answer.error:
-                    raise ForeActError(f"the policy failed while it warmed up: {answer.error}")
-                took.append(answer.took_s)
-            if not self.policy.busy:
-                self.policy.ask(self._question("plan", self._seen_now("warm up", foresight=True), now))
-            if now > end:
-                raise ForeActError(f"the policy gave {len(took)} of {count} plans in {timeout_s:g} s; it is too slow")
+        warm = WarmUp(self.policy, self._warm_up_question, count)
+        while not warm.tick():
+            self._deliver(self.mailbox.take(), self._clock())
+            if self._clock() > end:
+                made = f"{len(warm.took)} of {count} plans"
+                raise ForeActError(f"the policy gave {made} in {timeout_s:g} s; it is too slow")
             time.sleep(0.001)
         self.policy.ask(self._question("reset", {}, self._clock(), observed_s=self._clock()))
         while self.policy.busy and self._clock() < end:
             time.sleep(0.001)
-        self.policy.answers()  # one plan too many may have been asked for; nobody waits for it
+        self.policy.answers()
+        self._warmed_up(warm.took)
+        return warm.took
+
+    def _warm_up_question(self) -> Question:
+        return self._question("plan", self._seen_now("warm up", foresight=True), self._clock())
+
+    def _warmed_up(self, took: list[float]) -> None:
         self.gate.on_warmup(took)
         self.gate.on_identity({name: str(self._metadata.get(name, "")) for name in ("checkpoint", "contract_hash")})
-        return took
 
     def _sees(self) -> bool:
         return not self._unseen()
@@ -321,10 +322,16 @@ class Bridge:
     def _ask(self, now_s: float) -> None:
         """Show the policy what it has to see by now."""
         gate, asking = self.gate, self._asking
-        if not self.policy.alive:
+        alive = self.policy.alive
+        if alive:
+            gate.on_policy_alive(min(now_s, self.policy.heard_s))
+        else:
             gate.on_policy_lost(now_s, "the connection to the policy is closed")
+        if gate.watches.policy.lost and gate.state is State.DISARMED:
+            self._come_back(now_s)
             return
-        gate.on_policy_alive(min(now_s, self.policy.heard_s))
+        if not alive:
+            return
         if not self._words.text or not self._sees():
             return
         if gate.state is State.RUNNING:
@@ -344,6 +351,23 @@ class Bridge:
             # From rest the past is of no use: what happened meanwhile was not the policy's doing.
             self.policy.ask(self._question("reset", {}, now_s, observed_s=now_s))
             self._send("plan", gate.step, now_s)
+
+    def _come_back(self, now_s: float) -> None:
+        """Get a lost policy ready to be armed once more."""
+        if not self._sees():
+            return
+        before = self.comeback.problem
+        took = self.comeback.tick(now_s)
+        said = ""
+        if took:
+            self.policy.ask(self._question("reset", {}, now_s, observed_s=now_s))
+            self._warmed_up(took)
+            said = f"the policy is back: {len(took)} plans, median {1e3 * sorted(took)[len(took) // 2]:.0f} ms"
+        elif self.comeback.problem != before:
+            said = f"the policy is not back: {self.comeback.problem}"
+        if said:
+            event = Event(at_s=now_s, kind="policy", cause="", message=said, state=self.gate.state)
+            self.gate.log.append(event)
 
     def _ask_running(self, step: int, now_s: float) -> None:
         asking = self._asking
@@ -412,6 +436,8 @@ class Bridge:
         self.report.foresight = self.watch.see(step, self._observer.images(self._frames))
 
     def _answered(self, now_s: float) -> None:
+        if self.comeback.warms_up:
+            return  # its own
         for answer in self.policy.answers():
             if answer.error:
                 self.gate.on_policy_lost(now_s, answer.error)

@@ -94,7 +94,7 @@ class Report:
         )
 
     def _policy(self, bridge: Bridge) -> DiagnosticLine:
-        alive = bridge.policy.alive
+        alive, problem = bridge.policy.alive, bridge.comeback.problem
         times = {
             f"{name} {q} ms": f"{1e3 * value:.1f}"
             for name, found in self.latency_s().items()
@@ -103,7 +103,7 @@ class Report:
         return DiagnosticLine(
             name=self._name("policy"),
             level=OK if alive else ERROR,
-            message="answers" if alive else "not connected",
+            message="answers" if alive else "not connected" + (f": {problem}" if problem else ""),
             values={"url": self._robot.policy.url, "checkpoint": str(self._metadata.get("checkpoint", "")), **times},
         )
 

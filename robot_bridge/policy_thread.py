@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -85,6 +86,8 @@ class PolicyThread:
         self._asked = 0
         self._done = [0]
         self._thread: threading.Thread | None = None
+        self._later: Future[Mapping[str, Any]] | None = None
+        self._lock = threading.Lock()  # one connects at a time
 
     def connect(self) -> Mapping[str, Any]:
         """Connect, or connect again; the server's metadata.
@@ -92,7 +95,12 @@ class PolicyThread:
         Raises:
             ForeActError: If it cannot be reached.
         """
-        self.close()
+        self._later = None
+        with self._lock:
+            return self._connect_now()
+
+    def _connect_now(self) -> Mapping[str, Any]:
+        self._hang_up()
         self._client = client = self._connect()
         # Of this connection alone: a thread that still waits for the last one must not answer for this one.
         self._questions, self._answers = queue.Queue(_WAITING), queue.SimpleQueue()
@@ -102,10 +110,36 @@ class PolicyThread:
         self._thread.start()
         return client.metadata
 
+    def connect_later(self) -> None:
+        """`connect`, by a thread of its own; until `connected` said so, nothing can be asked."""
+        self._later = later = Future()
+
+        def work() -> None:
+            with self._lock:
+                if self._later is not later:
+                    return  # somebody connected, or hung up, meanwhile
+                try:
+                    later.set_result(self._connect_now())
+                except Exception as error:  # a thread that dies silently would look like one that still connects
+                    later.set_exception(error if isinstance(error, ForeActError) else ForeActError(repr(error)))
+
+        threading.Thread(target=work, name="policy connects", daemon=True).start()
+
+    def connected(self) -> Mapping[str, Any] | None:
+        """The server's metadata; None while `connect_later` is at work.
+
+        Raises:
+            ForeActError: If it could not be reached.
+        """
+        if self._later is None or not self._later.done():
+            return None
+        later, self._later = self._later, None
+        return later.result()
+
     @property
     def alive(self) -> bool:
         """Whether the policy process can be asked, as far as is known now."""
-        return self._client is not None and self._client.alive()
+        return self._later is None and self._client is not None and self._client.alive()
 
     @property
     def heard_s(self) -> float:
@@ -120,7 +154,7 @@ class PolicyThread:
 
     def ask(self, question: Question) -> bool:
         """Hand over a question; False if too many wait already."""
-        if self._client is None:
+        if self._client is None or self._later is not None:
             return False
         try:
             self._questions.put_nowait(question)
@@ -138,6 +172,11 @@ class PolicyThread:
 
     def close(self) -> None:
         """Hang up and end the thread; questions that wait are forgotten."""
+        self._later = None
+        with self._lock:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._questions.get_nowait()

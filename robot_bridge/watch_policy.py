@@ -33,6 +33,11 @@ class PolicyWatch:
             self._lost, self._lost_s = why or "it is gone", now_s
         self._latencies, self._identity = [], None
 
+    @property
+    def lost(self) -> bool:
+        """Whether one has to be warmed up before the next arming."""
+        return bool(self._lost)
+
     def reset(self) -> None:
         """Another process was warmed up: its signs of life count again."""
         self._lost = ""

@@ -114,10 +114,24 @@ class ClockedPolicy(PolicyThread):
         """Nothing is heard of it from then on."""
         self.lost = False
         """Whether its connection is known to be gone."""
+        self.there = True
+        """Whether it can be connected again."""
+        self.tries = 0
+        """To connect again."""
         self.pending: list[tuple[float, int, Answer]] = []
         self._free_s, self._number = 0.0, itertools.count()
 
     def connect(self) -> Mapping[str, Any]:
+        return self.client.metadata
+
+    def connect_later(self) -> None:
+        self.tries += 1
+
+    def connected(self) -> Mapping[str, Any]:
+        if not self.there:
+            raise ForeActError("nobody listens")
+        self.lost = False
+        self.pending.clear()
         return self.client.metadata
 
     @property

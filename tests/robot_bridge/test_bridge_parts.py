@@ -142,6 +142,50 @@ def test_after_connecting_again_the_old_server_has_no_say() -> None:
         assert [a.reply["from"] for a in answers] == ["new"]
 
 
+def test_connecting_again_later_keeps_nobody_waiting() -> None:
+    old, new, go = Client(), Client(lambda request: {"from": "new"}), threading.Event()
+    clients = iter([lambda: old, lambda: go.wait(5.0) and new])
+    policy = PolicyThread(lambda: next(clients)())
+    policy.connect()
+    assert policy.connected() is None  # nothing was asked for
+    began = time.monotonic()
+    policy.connect_later()
+    assert policy.connected() is None and not policy.alive and not policy.ask(question(1))
+    assert time.monotonic() - began < 0.1
+    go.set()
+    assert wait_for(policy.connected) == new.metadata and old.closed.is_set() and policy.alive
+    assert policy.ask(question(2))
+    assert wait_for(policy.answers)[0].reply == {"from": "new"}
+    policy.close()
+
+
+def test_connecting_again_later_may_fail_and_be_tried_again() -> None:
+    def nobody() -> Client:
+        raise OSError("no route")
+
+    clients = iter([Client, nobody, Client])
+    policy = PolicyThread(lambda: next(clients)())
+    policy.connect()
+    policy.connect_later()
+    with pytest.raises(ForeActError, match="no route"):
+        wait_for(policy.connected)
+    assert not policy.alive and policy.connected() is None
+    policy.connect_later()
+    assert wait_for(policy.connected) and policy.alive
+    policy.close()
+
+
+def test_hanging_up_while_it_connects_leaves_no_connection() -> None:
+    go, late = threading.Event(), Client()
+    clients = iter([Client, lambda: go.wait(5.0) and late])
+    policy = PolicyThread(lambda: next(clients)())
+    policy.connect()
+    policy.connect_later()
+    threading.Timer(0.1, go.set).start()
+    policy.close()
+    assert wait_for(late.closed.is_set) and not policy.alive and policy.connected() is None
+
+
 def test_closing_while_questions_wait_never_fails() -> None:
     for _ in range(200):
         with thread(Client(lambda request: {})) as policy:

@@ -22,6 +22,7 @@ REST_RAD_S = 0.01
 BOUND_S = 0.5
 """From the signal until the arm rests."""
 _WATCH_S = 1.2
+_ARM_S = 20.0
 _MOVING_RAD_S = 0.03
 _WORDS = ("open the drawer", "close the drawer", "turn on the light bulb", "slide the door to the left")
 
@@ -116,7 +117,7 @@ def _trial(stand: Stand, person: Operator, process: str, name: str, rng: random.
     _bring_up(stand, person)
     robot.ask({"do": "reset", "task": "", "start": rng.randrange(20)})
     time.sleep(1.0)
-    _arm(stand, person)
+    _arm(person)
     person.say(rng.choice(_WORDS))
     end, lasting = time.monotonic() + 15.0, time.monotonic() + rng.uniform(0.5, 3.0)
     while True:
@@ -166,10 +167,9 @@ def _watch_rest(robot: Any, seconds: float) -> float:
 
 
 def _bring_up(stand: Stand, person: Operator) -> None:
-    """Start again what is gone; a gate that lost its policy does not look for another one."""
+    """Start again what is gone."""
     if stand.children["policy"].process.poll() is not None:
         stand.restart("policy")
-        stand.restart("gate")
     try:
         stand.children["gate"].check()
         person.command("arm", False)
@@ -177,24 +177,19 @@ def _bring_up(stand: Stand, person: Operator) -> None:
         stand.restart("gate")
 
 
-def _arm(stand: Stand, person: Operator) -> None:
-    """Arm; with a new gate if this one cannot be armed any more.
+def _arm(person: Operator) -> None:
+    """Arm, as soon as the gate has its policy back.
 
     Raises:
-        ForeActError: If that one cannot, either.
+        ForeActError: If it cannot be armed.
     """
-    sentence = ""
-    for _ in range(4):
-        end = time.monotonic() + 6.0
-        while time.monotonic() < end:
-            try:
-                done, sentence = person.command("arm")
-            except NoBridge as error:
-                done, sentence = False, str(error)
-            if done:
-                return
-            if "was lost" in sentence or "warm-up" in sentence:  # this gate will not do any more
-                break
-            time.sleep(0.2)
-        stand.restart("gate")
-    raise ForeActError(f"the gate could not be armed: {sentence}")
+    sentence, end = "", time.monotonic() + _ARM_S
+    while time.monotonic() < end:
+        try:
+            done, sentence = person.command("arm")
+        except NoBridge as error:
+            done, sentence = False, str(error)
+        if done:
+            return
+        time.sleep(0.2)
+    raise ForeActError(f"the gate could not be armed within {_ARM_S:g} s: {sentence}")

@@ -165,7 +165,7 @@ class Stand:
 
     def restart(self, name: str) -> None:
         """Start the gate or the policy's process anew, and wait until it is ready; what is left of the old one ends. A
-        policy server gets another port: the gate has to be started anew after it.
+        policy server keeps its port, where the gate finds it.
 
         Raises:
             ProcessEnded: If it does not get ready.
@@ -184,7 +184,8 @@ class Stand:
             case "robot":
                 argv = ["robot", "sim", "--robot", self.robot, "--control", *domain, *self._sim]
             case "policy":
-                argv = ["serve", self._checkpoint, "--robot", self.robot, "--port", "0", "--json"]
+                port = self.served["urls"]["openpi"].rpartition(":")[2] if self.served else "0"
+                argv = ["serve", self._checkpoint, "--robot", self.robot, "--port", port, "--json"]
             case _:
                 store = ["--store", str(self.out / "store")] if self._store else []
                 argv = ["robot", "run", self.robot, "--url", self.served["urls"]["openpi"], "--json", *domain, *store,
