@@ -94,7 +94,7 @@ class Report:
         )
 
     def _policy(self, bridge: Bridge) -> DiagnosticLine:
-        alive, problem = bridge.policy.alive, bridge.comeback.problem
+        alive, problem = bridge.policy.alive, bridge.conversation.comeback.problem
         times = {
             f"{name} {q} ms": f"{1e3 * value:.1f}"
             for name, found in self.latency_s().items()
@@ -137,11 +137,12 @@ class Report:
         return out
 
     def _watch(self, bridge: Bridge) -> DiagnosticLine:
-        ratio = bridge.watch.ratio
+        watch = bridge.conversation.watch
+        ratio = watch.ratio
         message = "not enough seen yet" if ratio is None else f"error {ratio:.2f} times that of 'nothing changes'"
         return DiagnosticLine(
             name=self._name("foresight"),
-            level=WARN if bridge.watch.warns else OK,
-            message=("what happens is not what the policy expects: " if bridge.watch.warns else "") + message,
+            level=WARN if watch.warns else OK,
+            message=("what happens is not what the policy expects: " if watch.warns else "") + message,
             values={} if ratio is None else {"ratio": f"{ratio:.3f}"},
         )

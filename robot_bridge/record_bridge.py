@@ -56,14 +56,14 @@ class BridgeRecorder:
 
     def tick(self, now_s: float, bridge: Bridge) -> None:
         """Begin, go on or end, as the gate's state says."""
-        going_on = bridge.gate.state in _GOING_ON and bridge.words_id == self._words
+        going_on = bridge.gate.state in _GOING_ON and bridge.conversation.words_id == self._words
         if self._words is not None and not going_on:
             self._end(bridge)
         if self._words is None and bridge.gate.state is State.RUNNING and not self.ending:
             self._begin(bridge)
         if self._words is not None and bridge.gate.state is State.RUNNING and bridge.gate.step != self._step:
             self._step = bridge.gate.step
-            action = bridge.executed_action()
+            action = bridge.conversation.executed_action()
             if action is not None:
                 self._recorder.gripper(bridge.gate.gripper_command)
                 self._recorder.action(action, now_s, bridge.taken_over)
@@ -75,9 +75,9 @@ class BridgeRecorder:
         self._recorder.close()
 
     def _begin(self, bridge: Bridge) -> None:
-        self._words, self._step = bridge.words_id, None
+        self._words, self._step = bridge.conversation.words_id, None
         try:
-            self._recorder.begin(bridge.words)
+            self._recorder.begin(bridge.conversation.words)
         except ForeActError as error:
             self.problems.append(str(error))
 

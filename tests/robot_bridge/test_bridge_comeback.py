@@ -89,7 +89,7 @@ def test_a_policy_that_fails_while_it_warms_up_again(tmp_path: Path) -> None:
 def test_a_policy_that_is_lost_again_while_it_warms_up(tmp_path: Path) -> None:
     world = lost(tmp_path)
     world.policy.there = True
-    world.until(lambda: world.bridge.comeback.warms_up, 3.0)
+    world.until(lambda: world.bridge.conversation.comeback.warms_up, 3.0)
     world.policy.lost = True
     world.run(0.1)
     assert "lost again" in policy_events(world)[-1]

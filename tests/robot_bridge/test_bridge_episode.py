@@ -220,8 +220,8 @@ def test_foresight_that_does_not_come_true_is_a_warning_and_nothing_else(
             world.body.level = 160 if world.body.level == 100 else 100
             world.until(lambda s=world.gate.step + i % 2: world.gate.step > s)
         assert world.state is State.RUNNING, world.tail()
-        assert world.bridge.watch.ratio is not None
-        assert world.bridge.watch.warns is warns
+        assert world.bridge.conversation.watch.ratio is not None
+        assert world.bridge.conversation.watch.warns is warns
         line = next(line for line in world.link.sent["diagnostics"][-1] if line.name.endswith("foresight"))
         assert line.level == int(warns)
     finally:
@@ -255,7 +255,7 @@ def test_a_policys_other_words_cannot_bring_the_bridge_down(tmp_path: Path, bad:
     world = World(tmp_path)
     world.script.change = lambda reply, _: {**reply, **bad}
     world.go(seconds=2.0)
-    world.bridge.executed_action()
+    world.bridge.conversation.executed_action()
     assert world.state is State.RUNNING
 
 
@@ -304,10 +304,10 @@ def test_actions_of_a_policy_with_another_order_are_kept_as_the_robots_contract_
     world = World(tmp_path)
     own = world.settings.contract
     required = own.model_copy(update={"action": (own.action[2], own.action[0], own.action[1])})  # gripper first
-    world.bridge._observer = Observer(world.settings, world.kinematics, required)
+    world.bridge.conversation._observer = Observer(world.settings, world.kinematics, required)
     world.script.change = lambda reply, _: {**reply, "actions": np.tile(np.arange(7.0), (10, 1))}
     world.go(seconds=1.0)
-    found = world.bridge.executed_action()
+    found = world.bridge.conversation.executed_action()
     assert found is not None
     assert found.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0]
 

@@ -314,10 +314,10 @@ def instruction_changes(folder: Path, trials: int) -> None:
 def test_bad_instructions_change_nothing(text: object, tmp_path: Path) -> None:
     world = World(tmp_path)
     world.go(seconds=0.5)
-    words = world.bridge.words_id
+    words = world.bridge.conversation.words_id
     world.link.say(text)
     world.run(0.5)
-    assert world.bridge.words_id == words
+    assert world.bridge.conversation.words_id == words
     assert world.state is State.RUNNING
 
 

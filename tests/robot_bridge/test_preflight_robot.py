@@ -232,7 +232,7 @@ def test_preflight_and_the_operators_commands_over_dds(
             assert person.wait(lambda: person.state.get("state") == "ready", 3.0)
             person.say("open the drawer")
             assert person.wait(lambda: person.state.get("state") == "running", 5.0), gate.log.last(5)
-            assert bridge.words == "open the drawer"
+            assert bridge.conversation.words == "open the drawer"
             assert person.command("stop") == (True, "stopping")
             assert person.command("arm", False) == (True, "disarmed")
             assert person.wait(lambda: person.state.get("state") == "disarmed", 3.0)
