@@ -144,7 +144,12 @@ def test_after_connecting_again_the_old_server_has_no_say() -> None:
 
 def test_connecting_again_later_keeps_nobody_waiting() -> None:
     old, new, go = Client(), Client(lambda request: {"from": "new"}), threading.Event()
-    clients = iter([lambda: old, lambda: go.wait(5.0) and new])
+
+    def slow() -> Client:
+        go.wait(5.0)
+        return new
+
+    clients = iter([lambda: old, slow])
     policy = PolicyThread(lambda: next(clients)())
     policy.connect()
     assert policy.connected() is None  # nothing was asked for
@@ -177,7 +182,12 @@ def test_connecting_again_later_may_fail_and_be_tried_again() -> None:
 
 def test_hanging_up_while_it_connects_leaves_no_connection() -> None:
     go, late = threading.Event(), Client()
-    clients = iter([Client, lambda: go.wait(5.0) and late])
+
+    def slow() -> Client:
+        go.wait(5.0)
+        return late
+
+    clients = iter([Client, slow])
     policy = PolicyThread(lambda: next(clients)())
     policy.connect()
     policy.connect_later()
