@@ -300,18 +300,20 @@ class EpisodeWriter:
         check_header(self.name, self._header())
 
     def finish(self) -> dict[str, bytes]:
-        """The files of the episode."""
+        """The files of the episode; only once, since the frames are then let go of, whoever still holds the writer."""
         header = self._header()
         check_header(self.name, header)
         assert self._encoders is not None  # a header exists only if there are frames
+        encoders, self._encoders = self._encoders, {}
         arrays = {key: np.stack(rows) for key, rows in self._rows.items()}
+        self._rows = {}
         episode = EpisodeData(
             images={},
             state=arrays.pop("state", None),
             action=arrays.pop("action", None),
             extras={key.removeprefix("extras."): value for key, value in arrays.items()},
         )
-        return episode_files(header, {n: e.finish() for n, e in self._encoders.items()}, episode)
+        return episode_files(header, {n: e.finish() for n, e in encoders.items()}, episode)
 
     def _header(self) -> EpisodeHeader:
         if not self._length or self._encoders is None:
