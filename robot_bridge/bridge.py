@@ -6,6 +6,7 @@ conversation with the policy and the gate, on one clock that can be replaced, an
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,14 @@ class Bridge:
 
     def loop(self, until: Callable[[], bool]) -> None:
         """Tick at 100 Hz until `until()`; what comes at the end is the caller's."""
+        gc.collect()
+        gc.freeze()  # what is there now stays: later collections have little to look at, and are short
+        try:
+            self._loop(until)
+        finally:
+            gc.unfreeze()
+
+    def _loop(self, until: Callable[[], bool]) -> None:
         due = self._clock()
         while not until():
             now = self._clock()

@@ -271,7 +271,8 @@ class RobotRecorder:
                 now_ns = time.monotonic_ns()  # of the line: what comes while these are worked on is not late
                 if not items and self._closed:
                     return
-            for item in items:
+            while items:  # one by one: what was looked at is let go of
+                item = items.popleft()
                 if isinstance(item, _Begin):
                     going = item.recording
                     _guarded(going, partial(going.begin, item.words, item.at_ns))
@@ -283,6 +284,7 @@ class RobotRecorder:
                         self._queued_bytes -= item.n_bytes
                     if going is not None:
                         _guarded(going, partial(going.take, item))
+            item = None
             if going is not None:
                 _guarded(going, partial(going.settle, now_ns))
 

@@ -130,6 +130,7 @@ class Recording:
         """Once the recording has begun."""
         self._state_of, self._on_saved = state_of, on_saved
         self._line: InLine[tuple[str, Any, int | None]] = InLine(round(settings.settle_s * NS))
+        line, steps = self._line, Counter[str]()
         self._rate_hz = store.contract.rate_hz * settings.speed_scale
         self._ticks: LiveResampler[Any] = LiveResampler(
             topics.needed, self._rate_hz, settings.oldest_s(store.contract.rate_hz), kept=(topics.instruction,)
@@ -139,7 +140,7 @@ class Recording:
         """Time of the first action: the others stand on a grid from there."""
         self._last_command: tuple[int, int, Command] | None = None
         """The last action that came, with its time, and that of its grid."""
-        self._held = self._steps_held = 0
+        self._held, self._steps = 0, steps
         """Steps for which none came: since that one, and in all."""
         self._still = np.concatenate([np.full(f.size, not f.relative) for f in store.contract.action] or [[]])
         self._arrived: dict[str, int] = {}
@@ -154,7 +155,9 @@ class Recording:
             speed_scale=settings.speed_scale,
             meta={"source": "robot", "speed_scale": settings.speed_scale, **meta},
             notice=self._result.notices.append,
-            counts=lambda: {"late_messages": self._line.late, "held_steps": self._steps_held},
+            # Not by `self`: a recording that is part of a cycle would keep its pictures until the garbage collector
+            # comes round, which may be an hour.
+            counts=lambda: {"late_messages": line.late, "held_steps": steps["held"]},
         )
         self._told: set[str] = set()
         self.saved: list[EpisodeWriter] = []
@@ -208,7 +211,7 @@ class Recording:
             if place - since_ns > self._settings.oldest_s(self._rate_hz / self._settings.speed_scale) * NS:
                 return  # the action's age will end the episode
             self._held += 1
-            self._steps_held += 1
+            self._steps["held"] += 1
             self._handle(self._topics.action, place, Command(np.where(self._still, command.values, 0.0), False))
 
     def _handle(self, topic: str, time_ns: int, value: Any) -> None:

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import signal
 import sys
 import threading
@@ -187,8 +186,6 @@ class ForeActNode(LifecycleNode):  # type: ignore[misc, valid-type]
             f"robot {robot.name}, policy {robot.policy.url}: {len(took)} plans, "
             f"median {1e3 * sorted(took)[len(took) // 2]:.0f} ms"
         )
-        gc.collect()
-        gc.freeze()  # what is there now stays; later collections are short
 
     def _warm_up(self, bridge: Bridge) -> list[float]:
         return bridge.warm_up(self.get_parameter("warm_up").value, shown=made_up(bridge.robot))
@@ -230,7 +227,6 @@ class ForeActNode(LifecycleNode):  # type: ignore[misc, valid-type]
                 bridge.close()
             self._configured = False
             self._shown = 0
-            gc.unfreeze()
 
     def _refuse(self, what: str, error: ForeActError) -> Any:
         self.get_logger().error(f"not {what}d: {error}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -263,3 +265,20 @@ def test_what_is_dropped_is_counted_and_flagged(tmp_path: Path) -> None:
     assert done.dropped["/front/image_raw"] > 0 and episodes[-1].meta["dropped_messages"] == dropped
     # Where the pictures are missing there are no frames, or the next frame is flagged.
     assert len(episodes) == 2 and episodes[0].meta["ended"] != "done" and done.name == name
+
+
+def test_what_was_recorded_is_let_go_of_at_once(tmp_path: Path) -> None:
+    """Without the garbage collector, which may not come round for an hour in a process that makes little garbage."""
+    gc.collect()
+    gc.disable()
+    try:
+        with recorder(tmp_path) as robot:
+            for _ in range(6):
+                robot.begin("do it")
+                play(robot, time.monotonic(), regular(1.0))
+                assert robot.end().episodes
+            alive = Counter(type(o).__name__ for o in gc.get_objects())
+        assert alive["Recording"] <= 1 and alive["EpisodeWriter"] <= 1 and alive["EpisodeMaker"] <= 1
+        assert alive["Picture"] <= 4  # the newest of each camera
+    finally:
+        gc.enable()
