@@ -344,7 +344,8 @@ def _main(arguments: list[str] | None) -> int:
     spinning = threading.Thread(target=_spin, args=(executor, node, told), name="ros executor", daemon=True)
     spinning.start()
     with contextlib.suppress(KeyboardInterrupt):
-        told.wait()
+        while not told.wait(0.2):  # a signal that another thread got is only handled when this one looks
+            pass
     node._hang_up()
     executor.shutdown(timeout_sec=2.0)
     spinning.join(timeout=2.0)
