@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foreact.robot_bridge.config import Robot
+from foreact.robot_bridge.give_back import give_back
 from foreact.robot_bridge.observe import Observer
 from foreact.robot_bridge.record_session import RobotRecorder
 from foreact.robot_bridge.record_worker import RecordSettings
@@ -98,3 +99,4 @@ class BridgeRecorder:
             self._recorder.end(how=meta["ended_in"], meta=meta)
         except ForeActError as error:
             self.problems.append(str(error))
+        give_back()  # the pictures of an episode are more than all else here
