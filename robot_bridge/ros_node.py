@@ -40,7 +40,6 @@ else:
 
 _STOP_S = 1.0
 _MOVING = (State.RUNNING, State.HOLD)
-_SWITCH_S = 0.0005
 
 
 class RosMissing(ForeActError):
@@ -337,7 +336,6 @@ def _main(arguments: list[str] | None) -> int:
         signal.signal(number, lambda *_: told.set())
     # rclpy's own handlers would take the topics away before the arm is told to stop.
     rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
-    sys.setswitchinterval(_SWITCH_S)  # the gate's thread gets its turn sooner than after the usual 5 ms
     node = ForeActNode()
     executor = MultiThreadedExecutor(num_threads=4)
     executor.add_node(node)
