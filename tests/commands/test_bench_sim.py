@@ -66,6 +66,6 @@ def test_the_stopwatch_changes_nothing_and_is_taken_off() -> None:
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="Linux tells this in /proc")
 def test_memory_is_that_of_the_process() -> None:
     before = pss_mb()
-    block = np.ones(20_000_000)  # 160 MB
-    assert pss_mb() - before == pytest.approx(block.nbytes / 2**20, abs=10)
+    block = np.ones(40_000_000)  # 320 MB; shared libraries count less when another process begins to use them meanwhile
+    assert pss_mb() - before == pytest.approx(block.nbytes / 2**20, abs=40)
     assert np.isnan(pss_mb(2**22 + 1))

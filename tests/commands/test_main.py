@@ -79,7 +79,7 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
 
 def test_help_of_settings_names_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, ["train", "--help"]) == 0
-    assert "policy=NAME, one of: foreact, foreact_debug, gr1_published" in capsys.readouterr().out
+    assert "policy=NAME, one of: foreact, foreact_as_gr1, foreact_debug, gr1_published" in capsys.readouterr().out
     assert run(app, ["train", "--policy=foreact"]) == 2
     assert "settings are key=value, without dashes" in capsys.readouterr().err
 

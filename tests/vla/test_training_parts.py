@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from foreact.commands.hydra_config import compose
 from foreact.policies.gr1.foreact_config import ForeActConfig
 from foreact.vla.batch import WindowBatch
 from foreact.vla.errors import ConfigError
@@ -123,7 +124,9 @@ def test_the_ratio_to_copying_is_the_quotient_of_sums() -> None:
 
 
 def test_config_files_say_what_the_dataclasses_say() -> None:
-    policy = yaml.safe_load((CONFIGS / "policy/foreact.yaml").read_text())
+    best = compose("train", ["policy=foreact"])["policy"]
+    policy = compose("train", ["policy=foreact_as_gr1"])["policy"]
+    assert best == policy | {"resampler_told": True, "foresight_target": "latent"}
     assert policy.pop("name") == "foreact"
     assert len(policy.pop("cameras")) == 2
     assert len(policy.pop("state")) == 4
