@@ -6,8 +6,6 @@ conversation with the policy and the gate, on one clock that can be replaced, an
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from foreact.robot_bridge.gate import Gate
 from foreact.robot_bridge.mailbox import Mail, Mailbox
 from foreact.robot_bridge.observe import Observer
 from foreact.robot_bridge.policy_thread import PolicyThread
+from foreact.robot_bridge.real_time import no_long_pauses
 from foreact.robot_bridge.transport import Transport
 from foreact.robot_bridge.types import CameraFrame, JointSample, State
 from foreact.vla.errors import ForeActError
@@ -31,8 +30,6 @@ TICK_S = 0.01
 _ASK_AGAIN_S = 0.2
 _PLANS_KEPT = 16
 _CLOCK_PAIR_S = 0.005
-_SWITCH_S = 0.0005
-"""The loop gets its turn so soon after another thread of this process (Python's usual: 5 ms)."""
 
 
 class Bridge:
@@ -99,15 +96,8 @@ class Bridge:
 
     def loop(self, until: Callable[[], bool]) -> None:
         """Tick at 100 Hz until `until()`; what comes at the end is the caller's."""
-        gc.collect()
-        gc.freeze()  # what is there now stays: later collections have little to look at, and are short
-        usual_s = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
-        try:
+        with no_long_pauses():
             self._loop(until)
-        finally:
-            sys.setswitchinterval(usual_s)
-            gc.unfreeze()
 
     def _loop(self, until: Callable[[], bool]) -> None:
         due = self._clock()

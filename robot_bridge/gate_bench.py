@@ -17,6 +17,7 @@ import numpy as np
 from foreact.robot_bridge.gate import Gate
 from foreact.robot_bridge.gate_world import World
 from foreact.robot_bridge.limits import load_limits
+from foreact.robot_bridge.real_time import no_long_pauses
 from foreact.robot_bridge.types import State
 from foreact.vla.errors import ForeActError
 
@@ -92,17 +93,13 @@ def bench_gate(ticks: int = 20_000, robot: str = "panda") -> GateCost:
     world.gate = timed  # type: ignore[assignment]
     world.run(1.0)
     tick_s, cpu_s, whole_s = np.empty((3, ticks))
-    gc.collect()
-    gc.freeze()  # as the robot's node does before it ticks: what was imported is not looked through again
-    try:
+    with no_long_pauses():  # as the bridge ticks
         for i in range(ticks):
             timed.spent_s = 0.0
             world.tick()
             tick_s[i], cpu_s[i], whole_s[i] = timed.tick_s, timed.cpu_s, timed.spent_s
             if i % 100 == 0:
                 world.sent.clear()
-    finally:
-        gc.unfreeze()
     if gate.state is not State.RUNNING:
         raise ForeActError(f"the gate is {gate.state.value} at the end of the benchmark: {gate.log.last(2)}")
     return GateCost(

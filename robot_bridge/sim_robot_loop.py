@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from foreact.robot_bridge.real_time import no_long_pauses
 from foreact.robot_bridge.sim_robot import SimRobot
 from foreact.vla.errors import ConfigError
 
@@ -119,7 +120,7 @@ def run_in_real_time(
     if not 0.0 < factor < float("inf"):
         raise ConfigError(f"the real-time factor must be above 0, found {factor}")
     pace, period_s = Pace(), robot.body.period_s / factor
-    with PictureThread(robot, pace) as pictures:
+    with PictureThread(robot, pace) as pictures, no_long_pauses():
         if robot.camera_lines:
             robot.picture_taker = pictures.take
         due_s = steady()

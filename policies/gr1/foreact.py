@@ -208,13 +208,13 @@ class ForeAct(TrainablePolicy):
         if self.contract.state:
             tokens.append(self._state_token(*self._raw_state(frames_BTFD)))
             start = 1
-        P = (F - start) // len(self.cameras) - 1
         hint = rearrange(language.expand(B, T, 1, D), "b t 1 d -> (b t) d")
-        for _ in self.cameras:
-            patches = rearrange(frames_BTFD[:, :, start : start + P], "b t p d -> (b t) p d")
-            few = rearrange(self.visual_tokens(patches, hint), "(b t) l d -> b t l d", t=T)
-            tokens += [few.float(), frames_BTFD[:, :, start + P : start + P + 1]]
-            start += P + 1
+        # Cut once: in the backward pass a slice each would write as many tensors of the whole size.
+        P = (F - start) // len(self.cameras) - 1
+        _, *pictures = frames_BTFD.split([start, *[P, 1] * len(self.cameras)], dim=2)
+        for patches, summary in zip(pictures[::2], pictures[1::2], strict=True):
+            few = self.visual_tokens(rearrange(patches, "b t p d -> (b t) p d"), hint)
+            tokens += [rearrange(few, "(b t) l d -> b t l d", t=T).float(), summary]
         return torch.cat(tokens, dim=2)
 
     def _raw_state(self, frames_BTFD: Tensor) -> tuple[Tensor, Tensor]:
