@@ -64,10 +64,10 @@ def run(
         shown = total
         return ended.is_set()
 
-    bridge.start()
     # A descriptor of its own: if the terminal is paused when this ends, nobody waits for a lock of `sys.stdout`.
     console = LineWriter[str](os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace"), str, "console")
     try:
+        bridge.start()
         took = bridge.warm_up()
         sentence = (
             f"ready to be armed: {len(took)} warm-up inferences, median {1e3 * sorted(took)[len(took) // 2]:.0f} ms"

@@ -32,10 +32,13 @@ def kills(
     second, or moves again before somebody arms it."""
     from foreact.commands.demo import find_checkpoint
     from foreact.commands.robot_kills import kill_test
+    from foreact.commands.terminate import orderly_end
 
-    report = kill_test(
-        checkpoint or str(find_checkpoint()), robot, _folder(out), n, _domain(domain_id), seed=seed, say=_say
-    )
+    folder = _folder(out)
+    with orderly_end(f"logs are in {folder}"):
+        report = kill_test(
+            checkpoint or str(find_checkpoint()), robot, folder, n, _domain(domain_id), seed=seed, say=_say
+        )
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.table())
     raise typer.Exit(1 if report.misses else 0)
 
@@ -53,10 +56,13 @@ def soak(
     late by more than 50 ms, or the gate stops for good."""
     from foreact.commands.demo import find_checkpoint
     from foreact.commands.robot_soak import soak_test
+    from foreact.commands.terminate import orderly_end
 
-    report = soak_test(
-        checkpoint or str(find_checkpoint()), robot, _folder(out), 60.0 * minutes, _domain(domain_id), say=_say
-    )
+    folder = _folder(out)
+    with orderly_end(f"logs are in {folder}"):
+        report = soak_test(
+            checkpoint or str(find_checkpoint()), robot, folder, 60.0 * minutes, _domain(domain_id), say=_say
+        )
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.table())
     raise typer.Exit(1 if report.problems() else 0)
 

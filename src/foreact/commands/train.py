@@ -28,9 +28,11 @@ def main(argv: list[str]) -> None:
     from foreact.vla.registry import policy_class
     from foreact.vla.training.config import TrainerConfig
     from foreact.vla.training.init_from import init_from
+    from foreact.vla.training.keep_memory import keep_freed_memory
     from foreact.vla.training.loop import Trainer
     from foreact.vla.training.state import checkpoints
 
+    keep_freed_memory()
     # Several processes (`accelerate launch`): the first one speaks.
     console = Console(quiet=os.environ.get("RANK", "0") != "0")
     out = Path(settings["out"])
