@@ -18,9 +18,9 @@ from foreact.robot_bridge.gate import Gate
 from foreact.robot_bridge.mailbox import Mail, Mailbox
 from foreact.robot_bridge.observe import Observer
 from foreact.robot_bridge.policy_thread import PolicyThread
-from foreact.robot_bridge.real_time import no_long_pauses
+from foreact.robot_bridge.real_time import no_long_pauses, suspended_s
 from foreact.robot_bridge.transport import Transport
-from foreact.robot_bridge.types import CameraFrame, JointSample, State
+from foreact.robot_bridge.types import CameraFrame, JointSample, RobotMode, State
 from foreact.vla.errors import ForeActError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ TICK_S = 0.01
 _ASK_AGAIN_S = 0.2
 _PLANS_KEPT = 16
 _CLOCK_PAIR_S = 0.005
+_SLEPT_S, _AWAKE_S = 0.5, 2.0
+"""A process that did not run for so long has slept; what it hears so soon afterwards may be old."""
 
 
 class Bridge:
@@ -47,6 +49,7 @@ class Bridge:
         refusals: Reasons known beforehand why it may not be armed here.
         clock: Steady clock [s].
         stamps: The clock that headers are stamped with [s].
+        asleep: How long this computer has been suspended since it was started [s].
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Bridge:
         refusals: tuple[str, ...] = (),
         clock: Callable[[], float] = time.monotonic,
         stamps: Callable[[], float] = time.time,
+        asleep: Callable[[], float] = suspended_s,
     ):
         self.robot, self.gate, self.transport, self.policy = robot, gate, transport, policy
         self.mailbox = Mailbox()
@@ -75,6 +79,10 @@ class Bridge:
         self._metadata = metadata
         self._gripper: float | None = None
         self._second = -1e9
+        self._slept_s = asleep()
+        self._asleep = asleep
+        self._ticked_s: float | None = None
+        self._woke_s = -1e9
         self._said: State | None = None
 
     # --- from outside -------------------------------------------------------------------------------------------------
@@ -85,6 +93,7 @@ class Bridge:
         Raises:
             TransportError: If the transport cannot.
         """
+        self._ticked_s = None
         self.transport.start(self.mailbox)
 
     def run(self, until: Callable[[], bool]) -> None:
@@ -113,9 +122,14 @@ class Bridge:
 
     def stand_down(self) -> None:
         """Disarm and leave the topics; the policy stays connected, `start` begins to listen again."""
-        self.gate.disarm(self._clock())
+        self._disarm(self._clock())
+        self.gate.on_mode(RobotMode.UNKNOWN, self._clock())  # what it said is not known to be so any more
         self._say_state(force=True)
         self.transport.close()
+
+    def _disarm(self, now_s: float) -> None:
+        self.gate.disarm(now_s)
+        self.conversation.forget_words()
 
     def close(self) -> None:
         """Disarm and hang up."""
@@ -129,6 +143,7 @@ class Bridge:
 
     def tick(self, now_s: float) -> None:
         """One turn of the loop."""
+        self._look_for_sleep(now_s)
         self._read_clock()
         self._deliver(self.mailbox.take(), now_s)
         self.conversation.answered(now_s)
@@ -146,6 +161,16 @@ class Bridge:
             self._second = now_s
             self._every_second(now_s)
 
+    def _look_for_sleep(self, now_s: float) -> None:
+        """A suspended computer's steady clock stands still; a process that was stopped sees its own gap."""
+        slept_s = self._asleep()
+        if slept_s - self._slept_s > _SLEPT_S:
+            self.gate.on_slept(slept_s - self._slept_s, now_s)
+            self._woke_s = now_s
+        if self._ticked_s is not None and now_s - self._ticked_s > _SLEPT_S:
+            self._woke_s = now_s
+        self._slept_s, self._ticked_s = slept_s, now_s
+
     def _read_clock(self) -> None:
         """Both clocks at one moment: a pause between the two readings would look like a jump."""
         before = self._clock()
@@ -158,6 +183,8 @@ class Bridge:
 
     def _deliver(self, mail: Mail, now_s: float) -> None:
         gate = self.gate
+        for urdf in mail.descriptions:
+            gate.on_description(urdf)
         for mode, received_s in mail.modes:
             gate.on_mode(mode, received_s)
         for sample in mail.joints:
@@ -183,16 +210,21 @@ class Bridge:
                 call.answer(*self.command(call.name, call.value, now_s))
             except ForeActError as problem:
                 call.answer(False, str(problem))
+            except Exception as problem:  # a bug here must not end the loop that keeps the arm
+                call.answer(False, f"{call.name} failed: {problem!r:.200}")
 
     def command(self, name: str, value: bool, now_s: float) -> tuple[bool, str]:
         """What an operator asks for; whether it was done, and a sentence."""
+        if name == "arm" and value and now_s - self._woke_s < _AWAKE_S:
+            return False, "not armed: this process has just slept, and who knows how old your command is; ask again"
         if name == "arm" and value:
             reasons = list(self._refusals) or self.gate.arm(now_s)
             return (False, "not armed: " + "; ".join(reasons)) if reasons else (True, "armed")
         if name in ("disarm", "arm"):
-            self.gate.disarm(now_s)
+            self._disarm(now_s)
             return True, "disarmed"
         if name == "stop":
+            self.conversation.forget_words()
             self.gate.stop(now_s, "the operator asked for it")
             return True, "stopping"
         if name == "takeover":
@@ -207,23 +239,26 @@ class Bridge:
         count: int = 20,
         timeout_s: float = 60.0,
         shown: tuple[Mapping[str, CameraFrame], JointSample] | None = None,
+        until: Callable[[], bool] = lambda: False,
     ) -> list[float]:
         """Ask for so many plans before anything moves; how long each took [s].
 
         Needs joints and a frame of every camera, so the transport must have been started, or they are `shown` here:
-        they go to the policy alone, and are forgotten afterwards.
+        they go to the policy alone, and are forgotten afterwards. When `until()` says so it gives up.
 
         Raises:
-            ForeActError: If nothing is seen in time, or the policy fails.
+            ForeActError: If nothing is seen in time, the policy fails, or it was told to give up.
         """
         if shown is not None:
             self.conversation.shown(*shown)
             try:
-                return self.warm_up(count, timeout_s)
+                return self.warm_up(count, timeout_s, until=until)
             finally:
                 self.conversation.shown({}, None)
         talk, end = self.conversation, self._clock() + timeout_s
         while unseen := talk.unseen():
+            if until():
+                raise ForeActError("told to end before the policy was warm")
             if self._clock() > end:
                 raise ForeActError(f"nothing to show the policy after {timeout_s:g} s: {', '.join(unseen)}")
             self._deliver(self.mailbox.take(), self._clock())
@@ -231,6 +266,8 @@ class Bridge:
         warm = WarmUp(self.policy, talk.warm_up_question, count)
         while not warm.tick():
             self._deliver(self.mailbox.take(), self._clock())
+            if until():
+                raise ForeActError("told to end before the policy was warm")
             if self._clock() > end:
                 made = f"{len(warm.took)} of {count} plans"
                 raise ForeActError(f"the policy gave {made} in {timeout_s:g} s; it is too slow")
@@ -246,7 +283,7 @@ class Bridge:
     def _send_gripper(self) -> None:
         if self.gate.state is State.DISARMED:
             self._gripper = None  # who knows what others do with it meanwhile
-        if self.gate.state is not State.RUNNING or self.dry_run:
+        if self.gate.state is not State.RUNNING or self.dry_run or self.robot.contract.gripper == "none":
             return
         command = self.gate.gripper_command
         if command != self._gripper:

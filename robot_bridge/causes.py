@@ -43,6 +43,8 @@ class Cause(enum.StrEnum):
     """The policy process is gone or silent."""
     POLICY_IDENTITY = "policy_identity"
     """It is another policy than the robot is configured for."""
+    WRONG_ROBOT = "wrong_robot"
+    """It is another robot than that of the limits file, or has not said which one it is."""
     ROBOT_MODE = "robot_mode"
     """Emergency stop, protective stop or reflex."""
     PACKET_LOSS = "packet_loss"

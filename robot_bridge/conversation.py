@@ -96,6 +96,10 @@ class Conversation:
         self.gate.on_instruction(self._words.id, now_s)
         self._reset(now_s)
 
+    def forget_words(self) -> None:
+        """What was said until now does not start the arm any more; only new words do."""
+        self._asking.started = self._words.id
+
     @property
     def words(self) -> str:
         """The instruction in force."""
@@ -135,6 +139,8 @@ class Conversation:
     def ask(self, now_s: float) -> None:
         """Show the policy what it has to see by now."""
         gate, asking = self.gate, self._asking
+        if gate.state in (State.RUNNING, State.FAULT):
+            self.forget_words()  # they are obeyed, or were said to an arm that is not armed
         alive = self.policy.alive
         if alive:
             gate.on_policy_alive(min(now_s, self.policy.heard_s))

@@ -18,7 +18,7 @@ import numpy as np
 
 from foreact.robot_bridge.causes import Cause, Finding
 from foreact.robot_bridge.event_log import EventLog
-from foreact.robot_bridge.gate_chunks import ChunkJudge
+from foreact.robot_bridge.gate_chunks import ChunkJudge, TooOften
 from foreact.robot_bridge.gate_lease import ArmLease
 from foreact.robot_bridge.gate_motion import Motion, TargetSource
 from foreact.robot_bridge.gate_pose import moved_since, pose_findings
@@ -78,6 +78,9 @@ class Gate:
         self._relaxing = self._yielding = False
         self._finding: Finding | None = None
         """What an event of this tick demands."""
+        self._held = TooOften(settings.leash_limit, settings.leash_window_s)
+        self._give_up = False
+        """Whether the HOLD that is under way is the last one: the arm was held too often."""
 
     # ---- the operator ------------------------------------------------------------------------------------------------
 
@@ -92,7 +95,16 @@ class Gate:
                 self._log(now_s, "refused", reason.cause, f"not armed: {reason.message}")
             return [reason.message for reason in reasons]
         self.motion.anchor(self.watches.joints.position, now_s)
+        newest = self.watches.joints.newest
+        width_m = None if newest is None else newest.gripper_width_m
+        if width_m is not None and math.isfinite(width_m):
+            # what is held stays held: only a gripper that stands open is said to be open
+            tool = self.limits.gripper
+            nearly_open_m = tool.open_m - 0.1 * (tool.open_m - tool.closed_m)
+            self.motion.gripper_command = 1.0 if width_m >= nearly_open_m else -1.0
         self.chunks.reset()
+        self._held.reset()
+        self._give_up = False
         self.watches.reset()
         self._wanted, self._finding, self._relaxing, self._yielding = False, None, False, False
         self._tick_s, self._rest_s = now_s, now_s
@@ -102,6 +114,7 @@ class Gate:
     def _reasons(self, now_s: float) -> list[Finding]:
         if self.state is not State.DISARMED:
             return [Finding(Cause.NOT_ALLOWED, f"the gate is {self.state.value}; disarm it first")]
+        self.watches.robot.judge()
         pose = pose_findings(self.motion.limiter, self.watches.joints.position)
         return [*self.watches.findings(now_s), *self.watches.missing(now_s), *pose]
 
@@ -150,6 +163,10 @@ class Gate:
                 if finding.fault:
                     self._fault(now_s, finding)
 
+    def on_description(self, urdf: str) -> None:
+        """The robot's URDF. Another one than before, while armed, ends in FAULT."""
+        self.watches.robot.on_description(urdf)
+
     def on_packet_success(self, part: float, now_s: float) -> None:
         """Part of the control packets that reach the robot in time."""
         self.watches.robot.on_packet_success(part, now_s)
@@ -157,6 +174,10 @@ class Gate:
     def on_clock(self, source_s: float, now_s: float) -> None:
         """A reading of the clock that stamps are from; to be given in every tick."""
         self.watches.clock.on_clock(source_s, now_s)
+
+    def on_slept(self, slept_s: float, now_s: float) -> None:
+        """The computer was suspended for so long, which the steady clock does not show."""
+        self._demand(Finding(Cause.TICK_LATE, f"the computer slept for {slept_s:.1f} s", fault=True))
 
     def on_policy_alive(self, now_s: float) -> None:
         """A sign of life of the policy process."""
@@ -229,6 +250,13 @@ class Gate:
         resting = self.state is not State.RUNNING
         if resting:
             if self._relaxing or not self.watches.well(now_s):
+                return
+            moved, beyond = motion.moved(self.watches.joints.position)
+            if moved and (beyond or self.state is State.READY):
+                self._demand(Finding(Cause.START_POSE, moved))
+                return
+            if moved:  # the command goes to where the arm is, then the policy is asked anew
+                self._relaxing, self._clear_s, self._rest_s = True, None, math.inf
                 return
             motion.limiter.catch_up(now_s)
         step = motion.planned_step()
@@ -353,6 +381,8 @@ class Gate:
             self._hold_s = now_s
         self._rest_s, self._clear_s = math.inf, None
         held, self.motion.taut = self.motion.taut, False
+        if self.state is State.RUNNING and (held or finding.cause is Cause.LEASH):
+            self._give_up = self._held.note(now_s)
         if held and finding.cause is Cause.DISCONTINUITY:  # the command waited for the arm, and the policy did not
             finding = Finding(Cause.LEASH, f"the arm does not follow: {finding.message}")
         self._relaxing = self._relaxing or held or finding.cause is Cause.LEASH
@@ -370,6 +400,11 @@ class Gate:
             self._relaxing = self._yielding = motion.relax(self.watches.joints.position, now_s)
         at_rest = motion.limiter.resting(now_s) and not self._relaxing
         if finding is None and at_rest and self._clear_s is None:
+            if self._give_up and self._wanted:  # not before the command was led back to where the arm is held
+                often = f"{self.settings.leash_limit} times within {self.settings.leash_window_s:g} s"
+                message = f"something held the arm {often}; clear its way, then disarm and arm"
+                self._fault(now_s, Finding(Cause.LEASH, message, fault=True))
+                return
             self._clear_s, self._rest_s = now_s, now_s
         if self._clear_s is not None and not self._wanted:
             self._enter(now_s, State.READY, Cause.OPERATOR, "stopped; motion needs another start")

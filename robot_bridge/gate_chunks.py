@@ -14,6 +14,23 @@ from foreact.robot_bridge.types import ActionChunk
 MAX_ROWS = 1000
 
 
+class TooOften:
+    """Whether something happened `limit` times within `window_s`; a limit of 0: never."""
+
+    def __init__(self, limit: int, window_s: float):
+        self._limit, self._window_s = limit, window_s
+        self._at: deque[float] = deque(maxlen=max(limit, 1))
+
+    def note(self, now_s: float) -> bool:
+        """It happened; whether that was too often."""
+        self._at.append(now_s)
+        return len(self._at) == self._limit and now_s - self._at[0] <= self._window_s
+
+    def reset(self) -> None:
+        """Forget what was."""
+        self._at.clear()
+
+
 class ChunkJudge:
     """Judges chunks for an arm of N joints, and counts those that are none."""
 
@@ -23,17 +40,15 @@ class ChunkJudge:
         excess = settings.range_excess * (high - low)
         self._low, self._high = low - excess, high + excess
         self._names = limits.joints
-        self._rejects: deque[float] = deque(maxlen=settings.reject_limit)
+        self._rejects = TooOften(settings.reject_limit, settings.reject_window_s)
 
     def reset(self) -> None:
         """Forget earlier rejects."""
-        self._rejects.clear()
+        self._rejects.reset()
 
     def reject(self, now_s: float) -> bool:
         """Count a reject; whether there were too many lately."""
-        self._rejects.append(now_s)
-        full = len(self._rejects) == self._settings.reject_limit
-        return full and now_s - self._rejects[0] <= self._settings.reject_window_s
+        return self._rejects.note(now_s)
 
     def problem(self, found: object, now_s: float) -> str:
         """What makes it no chunk; "" if it is one."""

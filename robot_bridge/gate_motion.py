@@ -179,6 +179,7 @@ class Motion:
         if self._held_at is None:
             bounds = zip(measured, limiter.position_low, limiter.position_high, strict=True)
             self._held_at = [min(max(x, low), high) for x, low, high in bounds]
+            limiter.clipped = ""  # of the way there, not of the way back
         limiter.catch_up(now_s)
         for _ in range(limiter.missing(now_s)):
             here = limiter.state(limiter.frontier)[0]
@@ -220,6 +221,17 @@ class Motion:
         if far_rad > self.settings.jump_rad or far_m > self.settings.jump_m:
             return f"a target {far_rad:.3f} rad and {1000 * far_m:.0f} mm from the command"
         return ""
+
+    def moved(self, measured: Sequence[float]) -> tuple[str, bool]:
+        """Whether the arm is elsewhere than where its command rests, by more than what hangs or gives ("" if not), and
+        whether that is further than the leash."""
+        limits = self._limits
+        far_rad, far_m = self._distance(measured, self.limiter.end, 0.0, 0.0)
+        part = max(far_rad / limits.leash_rad, far_m / limits.leash_m)
+        if part <= _SLACK:
+            return "", False
+        said = f"the arm was moved while it stood: {far_rad:.3f} rad and {1000 * far_m:.0f} mm from its command"
+        return said, part > 1.0
 
     def _distance(self, a: Sequence[float], b: Sequence[float], least_rad: float, least_m: float):
         """Largest joint distance [rad] and TCP distance [m]; the latter is 0 where it is surely below `least_m`."""

@@ -57,6 +57,10 @@ class GateSettings(_Part):
     """HOLD when more than this part of the ticks of this time was kept from its target by joint limits or the box."""
     leash_s: Seconds = 0.2
     """How long the arm may be at the end of the leash."""
+    leash_limit: Annotated[int, Field(ge=0, le=100)] = 5
+    leash_window_s: Seconds = 30.0
+    """FAULT, once the command is back where the arm is held, after so many HOLDs by the leash within this time: a
+    touch is forgiven, an arm that keeps pushing waits for a person. 0: never."""
     rest_rad_s: Annotated[float, Field(gt=0.0, le=0.1)] = 0.01
     """A joint slower than this rests."""
 
@@ -118,6 +122,9 @@ class GateSettings(_Part):
     """The graph must have been looked at so recently to arm."""
     require_mode: bool = True
     """The robot must have said that it is well."""
+    require_description: bool = False
+    """Whether a URDF that fits the limits file must have come; `assemble` demands it where the robot file names a topic
+    for it."""
     packet_success: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Least mean success rate of control packets over `packet_window_s` before READY; 0: the robot does not say. Franka
     warns below 0.95."""

@@ -22,7 +22,7 @@ class Watches:
     """What the gate looks at in every tick."""
 
     def __init__(self, limits: RobotLimits, settings: GateSettings):
-        self.robot = RobotWatch(settings)
+        self.robot = RobotWatch(limits, settings)
         self.graph = GraphWatch(settings)
         self.clock = ClockWatch(settings)
         self.policy = PolicyWatch(settings)

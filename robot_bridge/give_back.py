@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
+from foreact.robot_bridge.real_time import pages_may_go
+
 
 def _find() -> Callable[[int], int] | None:
     try:
@@ -22,4 +24,7 @@ _TRIM = _find()
 
 def give_back() -> bool:
     """Hand it back; whether there was any. Takes a millisecond or a few, in which other threads go on."""
-    return _TRIM is not None and bool(_TRIM(0))
+    if _TRIM is None:
+        return False
+    with pages_may_go():
+        return bool(_TRIM(0))

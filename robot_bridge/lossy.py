@@ -204,6 +204,9 @@ class _LossyInbox:
     def mode(self, mode: RobotMode, received_s: float) -> None:
         self._channels.send("mode", lambda: self._inbox.mode(mode, self._clock()))
 
+    def description(self, urdf: str) -> None:
+        self._inbox.description(urdf)  # reliable and kept for those who come late: it arrives in the end
+
     def instruction(self, text: str, received_s: float) -> None:
         self._channels.send("instruction", lambda: self._inbox.instruction(text, self._clock()))
 

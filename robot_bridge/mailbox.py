@@ -40,6 +40,7 @@ class Mail:
     frames: list[CameraFrame] = field(default_factory=list)
     joints: list[JointSample] = field(default_factory=list)
     modes: list[tuple[RobotMode, float]] = field(default_factory=list)
+    descriptions: list[str] = field(default_factory=list)
     instructions: list[tuple[str, float]] = field(default_factory=list)
     bad: list[tuple[str, str, float]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Mailbox:
         self._frames: deque[CameraFrame] = deque(maxlen=frames)
         self._joints: deque[JointSample] = deque(maxlen=frames)
         self._modes: deque[tuple[RobotMode, float]] = deque(maxlen=_EVENTS)
+        self._descriptions: deque[str] = deque(maxlen=1)
         self._instructions: deque[tuple[str, float]] = deque(maxlen=_EVENTS)
         self._bad: deque[tuple[str, str, float]] = deque(maxlen=_EVENTS)
         self._calls: deque[Call] = deque(maxlen=_EVENTS)
@@ -79,6 +81,11 @@ class Mailbox:
     def mode(self, mode: RobotMode, received_s: float) -> None:
         """See `Inbox`."""
         self._put(self._modes, (mode, received_s))
+
+    def description(self, urdf: str) -> None:
+        """See `Inbox`; the newest counts."""
+        with self._lock:
+            self._descriptions.append(urdf)
 
     def instruction(self, text: str, received_s: float) -> None:
         """See `Inbox`."""
@@ -105,4 +112,6 @@ class Mailbox:
         return mail
 
     def _boxes(self) -> tuple[deque, ...]:
-        return self._frames, self._joints, self._modes, self._instructions, self._bad, self._calls
+        return (
+            self._frames, self._joints, self._modes, self._descriptions, self._instructions, self._bad, self._calls
+        )  # fmt: skip

@@ -134,6 +134,20 @@ def joint_sample(
     )
 
 
+MAX_URDF = 4 << 20
+
+
+def description(message: Any) -> str:
+    """The URDF in a std_msgs/msg/String.
+
+    Raises:
+        BadMessage: If it is empty or longer than `MAX_URDF` characters.
+    """
+    if not isinstance(message.data, str) or not 0 < len(message.data) <= MAX_URDF:
+        raise BadMessage(f"a robot description has 1 to {MAX_URDF} characters, this one {len(message.data)}")
+    return message.data
+
+
 def instruction(message: Any) -> str:
     """The words of a std_msgs/msg/String, white space at its ends removed.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from foreact.robot_bridge.assemble import policy_contract
 from foreact.robot_bridge.config import Robot
-from foreact.robot_bridge.limits import RobotLimits
+from foreact.robot_bridge.limits import RobotLimits, check_urdf
 from foreact.robot_bridge.mailbox import Mail
 from foreact.robot_bridge.types import RobotMode, TopicReport
 from foreact.vla.errors import ForeActError
@@ -51,6 +51,7 @@ def check(
     lines += [_camera(robot, mail, name, seconds) for name in (c.name for c in robot.contract.cameras)]
     lines += _joints(arm, mail, seconds)
     lines += _mode(mail)
+    lines += _description(robot, arm, mail)
     lines += [
         Line(f"messages of {role}", "as their topic promises", text, False, "see the sentence")
         for role, text in {role: text for role, text, _ in mail.bad}.items()
@@ -71,7 +72,7 @@ def _topic(report: TopicReport) -> Line:
     if report.direction == "in" and role in ("camera", "joints") and report.publishers != 1:
         problems.append(f"{report.publishers} publishers")
         advice = "start the driver" if report.publishers == 0 else "stop the others; there must be one"
-    if report.direction == "in" and role in ("mode", "instruction") and report.publishers > 1:
+    if report.direction == "in" and role in ("mode", "description", "instruction") and report.publishers > 1:
         problems.append(f"{report.publishers} publishers")
         advice = "stop the others; there must be one"
     if report.direction == "out" and role in ("trajectory", "gripper"):
@@ -138,6 +139,18 @@ def _mode(mail: Mail) -> list[Line]:
     return [
         Line("robot mode", "ok", str(mode), mode is RobotMode.OK, "" if mode is RobotMode.OK else "clear it by hand")
     ]
+
+
+def _description(robot: Robot, arm: RobotLimits, mail: Mail) -> list[Line]:
+    what, expected = "robot description", f"the URDF of {arm.robot}"
+    if not robot.topic_names().robot_description:
+        return [Line(what, "not asked for", "the robot file says that there is none", True)]
+    if not mail.descriptions:
+        advice = "start robot_state_publisher, or name its topic under topics.robot_description in the robot file"
+        return [Line(what, expected, "none", False, advice)]
+    problems = check_urdf(arm, mail.descriptions[-1])
+    advice = "use the limits file of the robot that is there" if problems else ""
+    return [Line(what, expected, "; ".join(problems) or "fits", not problems, advice)]
 
 
 def _policy(robot: Robot, url: str) -> list[Line]:

@@ -10,12 +10,23 @@ import ctypes
 import gc
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SWITCH_S = 0.0005
 """Another thread of this process yields after so long (Python's usual: 5 ms)."""
+_held: list[bool] = []
+"""One for each `no_long_pauses` that holds this process's memory."""
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+
+
+def suspended_s() -> float:
+    """How long this computer has been suspended since it was started [s], as far as the system tells (clock_gettime(2):
+    the boot clock goes on in suspend, the steady one does not)."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 @contextmanager
@@ -31,13 +42,29 @@ def no_long_pauses() -> Iterator[bool]:
     usual_s = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     locked = _lock()
+    if locked:
+        _held.append(locked)
     try:
         yield locked
     finally:
         if locked:
+            _held.pop()
             ctypes.CDLL(None).munlockall()
         sys.setswitchinterval(usual_s)
         gc.unfreeze()
+
+
+@contextmanager
+def pages_may_go() -> Iterator[None]:
+    """For the time of a `with` block nothing is locked: the system takes no pages back from a process that locks them,
+    not even those it wants to give (madvise(2))."""
+    if _held:
+        ctypes.CDLL(None).munlockall()
+    try:
+        yield
+    finally:
+        if _held:
+            _lock()
 
 
 def _lock() -> bool:

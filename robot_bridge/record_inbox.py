@@ -31,6 +31,9 @@ class RecordInbox:
     def mode(self, mode: RobotMode, received_s: float) -> None:
         """Not recorded."""
 
+    def description(self, urdf: str) -> None:
+        """Not recorded."""
+
     def instruction(self, text: str, received_s: float) -> None:
         """New words."""
         self._recorder.instruction(text, received_s)

@@ -75,6 +75,10 @@ class RobotSide(Protocol):
         """What the robot says of itself; late listeners get the last one."""
         ...
 
+    def publish_description(self, urdf: str) -> None:
+        """What robot it is, as a URDF; late listeners get it too."""
+        ...
+
     def close(self) -> None:
         """Stop all threads; nothing is sent afterwards."""
         ...

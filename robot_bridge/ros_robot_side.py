@@ -116,6 +116,10 @@ class RosRobotSide:
         else:
             self._send("mode", self._make.new(spec.type, mode=_MODE_CODES.get(mode, 11)))
 
+    def publish_description(self, urdf: str) -> None:
+        """As `RobotSide.publish_description`."""
+        self._send("description", messages_out.text(self._make, urdf))
+
     def close(self) -> None:
         """As `RobotSide.close`."""
         if self._closed:

@@ -191,6 +191,8 @@ class RosTransport:
         try:
             if spec.role == "mode":
                 inbox.mode(messages_in.robot_mode(message, spec.type), received_s)
+            elif spec.role == "description":
+                inbox.description(messages_in.description(message))
             elif spec.role == "instruction":
                 inbox.instruction(messages_in.instruction(message), received_s)
             else:

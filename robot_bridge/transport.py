@@ -39,6 +39,10 @@ class Inbox(Protocol):
         """What the robot says of itself."""
         ...
 
+    def description(self, urdf: str) -> None:
+        """The robot's URDF, as it came."""
+        ...
+
     def instruction(self, text: str, received_s: float) -> None:
         """New words."""
         ...

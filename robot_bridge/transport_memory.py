@@ -44,6 +44,8 @@ class MemoryLink:
         self.inbox: Inbox | None = None
         self.on_trajectory: Callable[[ReceivedTrajectory], None] | None = None
         self.on_gripper: Callable[[float], None] | None = None
+        self.description = ""
+        """The robot's URDF, for a bridge that comes late."""
         self.counts: Counter[str] = Counter()
         self.sent: dict[str, deque[Any]] = {
             role: deque(maxlen=100) for role in ("trajectory", "gripper", "state", "diagnostics", "foresight")
@@ -81,6 +83,8 @@ class MemoryTransport:
         if self._link.inbox is not None or self._closed:
             raise TransportError("this link has a bridge already, or had one; make a new MemoryLink")
         self._link.inbox = inbox
+        if self._link.description:
+            inbox.description(self._link.description)
 
     def send_trajectory(self, trajectory: Trajectory) -> None:
         """As `Transport.send_trajectory`."""
@@ -221,6 +225,12 @@ class MemoryRobotSide:
         self._link.counts["mode"] += 1
         if (inbox := self._link.inbox) is not None:
             inbox.mode(mode, self._link.clock())
+
+    def publish_description(self, urdf: str) -> None:
+        """As `RobotSide.publish_description`."""
+        self._link.description = urdf
+        if (inbox := self._link.inbox) is not None:
+            inbox.description(urdf)
 
     def close(self) -> None:
         """As `RobotSide.close`."""

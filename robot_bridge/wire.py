@@ -114,6 +114,8 @@ class WireTransport:
                 inbox.joints(sample)
         elif role == "mode":
             inbox.mode(messages_in.robot_mode(message, spec.type), received_s)
+        elif role == "description":
+            inbox.description(messages_in.description(message))
         elif role == "instruction":
             inbox.instruction(messages_in.instruction(message), received_s)
         else:
@@ -216,6 +218,11 @@ class WireRobotSide:
         elif spec:
             code = {RobotMode.OK: 1, RobotMode.PROTECTIVE_STOP: 3, RobotMode.EMERGENCY_STOP: 7, RobotMode.REFLEX: 8}
             self._send("mode", self._make.new(spec.type, mode=code.get(mode, 11)))
+
+    def publish_description(self, urdf: str) -> None:
+        """As `RobotSide.publish_description`."""
+        if "description" in self._spec:
+            self._send("description", messages_out.text(self._make, urdf))
 
     def close(self) -> None:
         """As `RobotSide.close`."""

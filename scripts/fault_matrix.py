@@ -47,13 +47,14 @@ ROWS = {
     "B22": "Something holds the arm: HOLD by the leash (0.1 rad or 50 mm), no leap when it is let go",
     "B23": "The gate takes at most 0.2 ms a tick (p99), imports no torch, and does not grow",
     "B24": "Camera to command is measured for every plan and published (p50, p99)",
-    "B25": "Too few control packets in time (Franka): not armed",
+    "B25": "Too few control packets in time (Franka): not armed "
+    "(the gate's rule alone; no driver is connected to it yet)",
     "B26": "Armed only at rest, and started only within 5 mrad of where it was armed",
     "B27": "1 to 30 % loss, 50 to 500 ms delay: never unsafe, HOLDs counted",
     "B28": "Long runs: no unplanned FAULT, memory at most 1 MiB/h, no open files, no tick over 50 ms late",
     "B29": "Every stop has its cause in the event log",
     "B30": "The README says what is no safety function, and which hardware must be there",
-    "S12": "A policy server listens on loopback; elsewhere it needs a token or TLS",
+    "S12": "A policy server listens on loopback; elsewhere it needs a token",
     "S13": "Hostile bytes at the policy server: caps on size, clients and time, no traceback to the peer",
     "S14": "A dead, stalled or refusing server never makes the gate wait",
     "S15": "Armed only in a closed network (localhost range), or if somebody says so",
@@ -153,6 +154,9 @@ def page(rows: dict[str, dict[str, Entry]]) -> str:
         'tried in part only (see docs/robot.md, "What was measured"). Long runs of processes are commands too:',
         "`foreact robot selftest kills --n 300` and `foreact robot selftest soak --minutes 60`.",
         "",
+        "Letters and numbers are names of requirements: B of the bridge, S of security, D of the data store",
+        "([reliability.md](reliability.md)).",
+        "",
         "| row | what goes wrong | N | N nightly | tests |",
         "|---|---|---:|---:|---|",
     ]
@@ -178,7 +182,7 @@ def page(rows: dict[str, dict[str, Entry]]) -> str:
     lines += [
         "- Nothing here was tried on a real arm. Numbers of B6, B7, B8 and B9 are those of a simulated arm whose servo",
         "  follows 37 ms behind.",
-        "- **B28** asks for 8 hours a week and 24 hours before a release; what `selftest soak` tries is up to you.",
+        "- **B28** needs long runs: an hour was tried ([robot.md](robot.md)).",
         "",
     ]
     return "\n".join(lines)

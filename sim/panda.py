@@ -28,6 +28,8 @@ HOME_Q = np.array([-1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947
 Q_LOWER = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973])
 Q_UPPER = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973])
 """Limits of the commanded arm joints [rad]; the joints themselves have no stops."""
+QD_MAX = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61])
+"""Franka's own limits of joint speed [rad/s] (frankaemika.github.io, "Limits for Panda"); the servo here has none."""
 FINGER_OPEN_M = 0.04
 ARM_JOINTS = tuple(f"panda_joint{i}" for i in range(1, N_ARM + 1))
 FINGER_JOINTS = ("panda_finger_joint1", "panda_finger_joint2")

@@ -19,6 +19,7 @@ from foreact.sim.env import DeskEnv
 from foreact.sim.language import validation_instruction
 from foreact.sim.panda import ARM_JOINTS, FINGER_JOINTS, TIMESTEP_S
 from foreact.sim.starts import Start, draw_start
+from foreact.sim.urdf import panda_urdf
 from foreact.vla.errors import ConfigError, did_you_mean
 
 BLOCK_DAMPING = 1e7
@@ -86,6 +87,10 @@ class DeskBody:
         damping[:] = self._damping
         if joint is not None:
             damping[self._v[joint]] = BLOCK_DAMPING
+
+    def urdf(self) -> str:
+        """The arm's URDF."""
+        return panda_urdf(self._env.model)
 
     def view(self) -> mujoco.MjData:
         """A copy of this moment, to draw from later and in another thread; overwritten by the next call but two."""

@@ -98,6 +98,17 @@ def sweep(parent: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def drop_unfinished_line(path: Path) -> None:
+    """Cut off what a kill or a full disk left of a last line; for whoever goes on writing the file, and nobody else."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole != len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
 def verify_folder(folder: Path) -> list[str]:
     """Check every file against the manifest; returns their names.
 

@@ -54,7 +54,8 @@ def clustered_wilson(clusters: Sequence[Sequence[bool]], confidence: float = 0.9
 
     Rollouts from one start share that start, so they tell less than as many independent ones. The number of
     trials is divided by the design effect (variance of the ratio estimator over clusters, divided by that of
-    independent trials), never by less than 1, and the Wilson interval is taken with what remains.
+    independent trials), never by less than 1, and the Wilson interval is taken with what remains. At 0 of n and n of
+    n that variance is 0 and says nothing; each cluster then counts as one trial.
 
     Args:
         clusters: Outcomes, grouped; empty groups are ignored.
@@ -66,7 +67,8 @@ def clustered_wilson(clusters: Sequence[Sequence[bool]], confidence: float = 0.9
     groups = [group for group in clusters if len(group)]
     n = sum(len(group) for group in groups)
     successes = sum(sum(map(bool, group)) for group in groups)
-    effect = 1.0
+    # Where all went alike nothing is seen of what a group shares: then each group counts once.
+    effect = n / len(groups) if groups else 1.0
     if len(groups) > 1 and 0 < successes < n:
         rate = successes / n
         residuals = [sum(map(bool, group)) - rate * len(group) for group in groups]

@@ -322,7 +322,7 @@ def read_chains(path: Path) -> list[ChainRecord]:
 
 
 def read_records(path: Path, kind: type[_R]) -> list[_R]:
-    """Read a file of records, one per line. An unfinished last line, left by a kill, is cut off the file.
+    """Read a file of records, one per line. An unfinished last line, left by a kill or just being written, is none.
 
     Raises:
         ResultsError: If any other line is not such a record, or one is there twice.
@@ -332,9 +332,6 @@ def read_records(path: Path, kind: type[_R]) -> list[_R]:
     name = "chain" if kind is ChainRecord else "rollout"
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
-    if whole != len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)
     records: list[_R] = []
     seen: set[tuple[int, str]] = set()
     for number, line in enumerate(data[:whole].splitlines(), start=1):

@@ -33,15 +33,24 @@ class Rows:
             return (self.seed << 32) + self.step
         return int(np.random.SeedSequence([self.seed, self.step, self.first]).generate_state(1, np.uint64)[0])
 
-    def uniform(self, *shape: int) -> Tensor:
-        """(count, *shape) numbers in [0, 1) on the CPU; drawn for the whole batch, so meant for small shapes."""
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
-        return torch.rand(self.total, *shape, generator=generator)[self.first : self.first + self.count]
+    def uniform(self, *shape: int, stream: int = 0) -> Tensor:
+        """(count, *shape) numbers in [0, 1) on the CPU; drawn for the whole batch, so meant for small shapes.
 
-    def normal(self, *shape: int) -> Tensor:
+        Whatever must not depend on each other in one step draws from a stream of its own.
+        """
+        numbers = torch.rand(self.total, *shape, generator=self._generator(stream))
+        return numbers[self.first : self.first + self.count]
+
+    def normal(self, *shape: int, stream: int = 0) -> Tensor:
         """(count, *shape) normal numbers, drawn like `uniform`."""
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
-        return torch.randn(self.total, *shape, generator=generator)[self.first : self.first + self.count]
+        numbers = torch.randn(self.total, *shape, generator=self._generator(stream))
+        return numbers[self.first : self.first + self.count]
+
+    def _generator(self, stream: int) -> torch.Generator:
+        seed = (self.seed << 32) + self.step
+        if stream:
+            seed = int(np.random.SeedSequence([self.seed, self.step, 0, stream]).generate_state(1, np.uint64)[0] >> 1)
+        return torch.Generator().manual_seed(seed)
 
     def keys(self) -> Tensor:
         """(count,) int64 in [0, 2^32): one key per window, for `RowDropout`."""

@@ -138,7 +138,12 @@ class StreamingActor:
         self.observe(observation)
         stride = self.policy.config.history_stride
         history = [list(self._slots[int(slot)].frames)[::-1][::stride][::-1] for slot in observation.slots]
-        self._encode([frame for frames in history for frame in frames if frame.tokens_FD is None])
+        try:
+            self._encode([frame for frames in history for frame in frames if frame.tokens_FD is None])
+        except Exception:  # whoever asks again shows this step again
+            for slot in observation.slots:
+                self._slots[int(slot)].frames.pop()
+            raise
         with stage("language"):
             language = self._language(observation.instruction)
         plans = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Study(_Part):
             ("arm", [self.against], self.arms),
             ("stage", [s for arm in self.arms.values() for s in (*arm.skip, *arm.data)], self.stages),
             ("stage", [s for arm in self.arms.values() for s in arm.settings], [*self.stages, "all"]),
-            ("stage", [s.begins_with for s in self.stages.values() if s.begins_with], self.stages),
+            *(("earlier stage", [s.begins_with], earlier) for s, earlier in self._earlier() if s.begins_with),
             ("data set", [d for s in self.stages.values() for d in s.data], self.data),
             ("data set", [d for arm in self.arms.values() for ds in arm.data.values() for d in ds], self.data),
         ]:
@@ -85,6 +85,11 @@ class Study(_Part):
         if any(set(self.stages) <= set(arm.skip) for arm in self.arms.values()):
             raise ValueError("an arm skips every stage")
         return self
+
+    def _earlier(self) -> list[tuple[Stage, list[str]]]:
+        """Each stage with the names of those before it."""
+        names = list(self.stages)
+        return [(self.stages[name], names[:i]) for i, name in enumerate(names)]
 
     @classmethod
     def load(cls, path: Path) -> Study:
@@ -201,11 +206,13 @@ class ArmSummary(_Part):
     ci95: Interval
     """Drawn again: seeds, and chains (or starts) within them."""
     difference: float | None = None
-    """Mean over pairs of this arm minus the one it is compared with: same seed, same chain or start."""
+    """This arm's mean minus that of the one it is compared with, both over all their seeds, on the same chains or
+    starts."""
     difference_ci95: Interval | None = None
-    """Drawn again: seeds and pairs."""
+    """Drawn again: seeds of both, each for itself (one seed's number does not make two ways to train alike), and chains
+    or starts, the same for both. None if either has one seed alone."""
     difference_ci95_given: Interval | None = None
-    """Drawn again: pairs alone, that is, given the policies that were trained."""
+    """Drawn again: chains or starts alone, that is, given the policies that were trained."""
     arm_error: float | None = None
     """Mean error of predicted arm actions on held-out episodes, in the action's own units and frame."""
     hours: float = 0.0
@@ -223,24 +230,17 @@ def summarise(study: Study, rows: Sequence[Row], draws_seed: int = 0) -> list[Ar
         own = found.get(arm)
         if not own:
             continue
-        table = _table({seed: dict(row.outcomes) for seed, row in own.items()})
-        summary: dict[str, Any] = {"mean": float(table.mean()), "ci95": two_level_interval(table, draws_seed)}
-        shared = sorted(set(own) & set(base))
-        if arm != study.against and shared:
-            pairs = _table(
-                {
-                    seed: {
-                        n: value - dict(base[seed].outcomes)[n]
-                        for n, value in own[seed].outcomes
-                        if n in dict(base[seed].outcomes)
-                    }
-                    for seed in shared
-                }
-            )
+        table = _table(own.values())
+        summary: dict[str, Any] = {"mean": float(table.mean()), "ci95": two_level_interval(table, seed=draws_seed)}
+        if arm != study.against and base:
+            both = _table([*own.values(), *base.values()])
+            mine, theirs = both[: len(own)], both[len(own) :]
+            pairs = mine.mean(axis=0, keepdims=True) - theirs.mean(axis=0, keepdims=True)
+            several = min(len(own), len(base)) > 1
             summary |= {
                 "difference": float(pairs.mean()),
-                "difference_ci95": two_level_interval(pairs, draws_seed),
-                "difference_ci95_given": two_level_interval(pairs.mean(axis=0, keepdims=True), draws_seed),
+                "difference_ci95": two_level_interval(mine, theirs, seed=draws_seed) if several else None,
+                "difference_ci95_given": two_level_interval(pairs, seed=draws_seed),
             }
         hours = [sum(float(stage.get("hours", 0.0)) for stage in row.stages.values()) for row in own.values()]
         last = [row.stages[list(row.stages)[-1]].get("validation", {}) for row in own.values()]
@@ -250,27 +250,34 @@ def summarise(study: Study, rows: Sequence[Row], draws_seed: int = 0) -> list[Ar
     return out
 
 
-def two_level_interval(values: np.ndarray, seed: int = 0) -> Interval:
+def two_level_interval(values: np.ndarray, minus: np.ndarray | None = None, *, seed: int = 0) -> Interval:
     """95 % percentile bootstrap of the mean of (seeds, units): both are drawn again, the same units for all seeds.
+
+    With `minus` (its own seeds, the same units) that of the difference of the two means.
 
     With three seeds the interval is still too narrow for what another seed may bring; it is honest about the units.
     Source: A. C. Davison, D. V. Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8.
     """
-    S, U = values.shape
     rng = np.random.default_rng(seed)
-    seeds = rng.multinomial(S, np.full(S, 1 / S), _DRAWS) / S
-    units = rng.multinomial(U, np.full(U, 1 / U), _DRAWS) / U
-    means = ((seeds @ values) * units).sum(axis=1)
+
+    def shares(count: int) -> np.ndarray:
+        return rng.multinomial(count, np.full(count, 1 / count), _DRAWS) / count
+
+    per_unit = shares(len(values)) @ values
+    if minus is not None:
+        per_unit = per_unit - shares(len(minus)) @ minus
+    means = (per_unit * shares(values.shape[1])).sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _table(by_seed: Mapping[int, Mapping[int, float]]) -> np.ndarray:
-    """(seeds, units) of the units that every seed has."""
-    shared = sorted(set.intersection(*(set(units) for units in by_seed.values())))
+def _table(rows: Iterable[Row]) -> np.ndarray:
+    """(rows, units) of the units that every row has."""
+    outcomes = [dict(row.outcomes) for row in rows]
+    shared = sorted(set.intersection(*(set(units) for units in outcomes)))
     if not shared:
-        raise StudyError("the seeds of an arm share no chain or start")
-    return np.array([[units[n] for n in shared] for _, units in sorted(by_seed.items())], np.float64)
+        raise StudyError("the rows that are compared share no chain or start")
+    return np.array([[units[n] for n in shared] for units in outcomes], np.float64)
 
 
 def digest(value: Any) -> str:

@@ -6,7 +6,7 @@ Shape legend: N frames, B windows, T history frames, F tokens of a frame, D widt
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -72,6 +72,10 @@ class TrainablePolicy(nn.Module):
 
     def after_step(self) -> None:
         """Called by the training loop after each optimiser step, for weights that follow others; does nothing here."""
+
+    def after_init_from(self, taken: Collection[str]) -> None:
+        """Called when the tensors of these names were copied from another checkpoint, for weights that follow others;
+        does nothing here."""
 
     # --- acting, in three steps so that a runtime can keep what does not change ---------------------------------------
 

@@ -19,7 +19,7 @@ D width, K chunk, A action size, S state size, P patches, L tokens of a picture,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -374,6 +374,11 @@ class ForeAct(TrainablePolicy):
             return
         for target, live in zip(self.target_vision.parameters(), self.vision.parameters(), strict=True):
             target.lerp_(live.to(target.dtype), 1.0 - self.config.target_decay)
+
+    def after_init_from(self, taken: Collection[str]) -> None:
+        """A checkpoint that foresaw pixels has no such tower: it begins as the one that learns."""
+        if self.config.foresight_target == "latent" and not any(name.startswith("target_vision.") for name in taken):
+            self.target_vision.load_state_dict(self.vision.state_dict())
 
     # --- the folder it lives in --------------------------------------------------------------------------------------
 

@@ -162,7 +162,8 @@ def _draw(target_NKA: Tensor, rows: Rows | None) -> tuple[Tensor, Tensor]:
         noise, level = torch.randn(N, K, A), torch.rand(N)
     else:
         steps = N // rows.count
-        noise, level = rows.normal(steps, K, A).reshape(N, K, A), rows.uniform(steps).reshape(N)
+        noise = rows.normal(steps, K, A, stream=1).reshape(N, K, A)
+        level = rows.uniform(steps, stream=2).reshape(N)
     return noise.to(target_NKA), level.to(target_NKA)[:, None, None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -47,6 +48,12 @@ def test_nothing_heavy_is_imported_before_a_command_is_called() -> None:
     )
     heavy = {"numpy", "torch", "mujoco", "hydra", "zarr", "pydantic", "PIL", "av", "transformers"}
     assert not heavy & set(json.loads(done.stdout.replace("'", '"')))
+
+
+def test_a_full_disk_is_a_sentence() -> None:
+    found = explain(OSError(errno.ENOSPC, "No space left on device", "runs/desk/log.jsonl"))
+    assert found is not None and found[1] == 1
+    assert found[0].startswith("runs/desk/log.jsonl: No space left on device; make room") and "resume=true" in found[0]
 
 
 def test_a_mistake_in_a_process_of_its_own_is_one_block_without_a_traceback() -> None:

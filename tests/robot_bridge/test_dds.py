@@ -54,6 +54,9 @@ class Box:
     def instruction(self, text: str, received_s: float) -> None:
         self.got["instruction"].append(text)
 
+    def description(self, urdf: str) -> None:
+        self.got["description"].append(urdf)
+
     def bad_message(self, role: str, message: str, received_s: float) -> None:
         self.got["bad"].append((role, message))
 
@@ -173,6 +176,20 @@ def test_the_last_mode_is_told_to_those_who_come_late(box: Box) -> None:
         side.close()
 
 
+def test_the_description_is_told_to_those_who_come_late(box: Box) -> None:
+    side = DdsRobotSide(NAMES, SCOPE)
+    bridge = DdsTransport(NAMES, SCOPE)
+    text = f"<robot>{'<link/>' * 20_000}</robot>"  # as long as real ones: several packets
+    try:
+        side.start(lambda _: None, lambda _: None)
+        side.publish_description(text)
+        bridge.start(box)
+        until(lambda: box.got["description"] == [text])
+    finally:
+        bridge.close()
+        side.close()
+
+
 def test_rates_are_counted(bridge: DdsTransport, robot: tuple[DdsRobotSide, dict[str, list[Any]]]) -> None:
     side, _ = robot
     bridge.graph()
@@ -222,4 +239,4 @@ def test_settings_follow_the_range() -> None:
 def test_names_and_sizes_are_taken_as_they_are(bridge: DdsTransport) -> None:
     assert isinstance(bridge.names, TopicNames)
     roles = [r.role for r in bridge.graph()]
-    assert roles == [s.role for s in NAMES.specs()] and len(roles) == 15
+    assert roles == [s.role for s in NAMES.specs()] and len(roles) == 16

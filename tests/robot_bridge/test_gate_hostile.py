@@ -22,6 +22,10 @@ from foreact.robot_bridge.types import ActionChunk, RobotMode, State, Trajectory
 DT = 0.01
 
 
+MESSAGE = ("non-finite", "malformed", "position", "stated velocity", "stated accel")
+"""What each message is judged by; "velocity" and "accel" are those of the controller's setpoints on a grid of ticks."""
+
+
 class Judge:
     """Watches all that is published, and the controller's setpoints on the 100 Hz grid."""
 
@@ -30,7 +34,7 @@ class Judge:
         self.low, self.high = np.array(self.limits.position_low), np.array(self.limits.position_high)
         self.v, self.a = 0.25 * np.array(self.limits.velocity), np.array(self.limits.acceleration)
         self.q: list[np.ndarray] = []
-        self.violations: dict[str, int] = dict.fromkeys(("non-finite", "malformed", "position", "velocity", "accel"), 0)
+        self.violations: dict[str, int] = dict.fromkeys((*MESSAGE, "velocity", "accel"), 0)
         self.published = 0
         world.on_sent = self.sent
 
@@ -50,8 +54,8 @@ class Judge:
         )
         self.violations["malformed"] += not well
         self.violations["position"] += bool((t.position < self.low).any() or (t.position > self.high).any())
-        self.violations["velocity"] += bool((np.abs(t.velocity) > self.v + 1e-9).any())
-        self.violations["accel"] += bool((np.abs(t.acceleration) > self.a + 1e-9).any())
+        self.violations["stated velocity"] += bool((np.abs(t.velocity) > self.v + 1e-9).any())
+        self.violations["stated accel"] += bool((np.abs(t.acceleration) > self.a + 1e-9).any())
 
     def look(self) -> None:
         """One setpoint, after each tick."""
@@ -228,7 +232,7 @@ def test_hostile_chunks_among_random_failures(name: str) -> None:
 
 def judge_message_only(judge: Judge) -> None:
     """The grid is uneven where the clock leapt, so differences there say nothing; every message is still judged."""
-    assert judge.violations["non-finite"] == judge.violations["malformed"] == judge.violations["position"] == 0
+    assert {name: judge.violations[name] for name in MESSAGE} == dict.fromkeys(MESSAGE, 0)
 
 
 @pytest.mark.slow

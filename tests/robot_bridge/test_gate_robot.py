@@ -46,6 +46,54 @@ def test_a_robot_that_does_not_say_how_it_is() -> None:
     assert World(PANDA, require_mode=False).running().gate.state is State.RUNNING
 
 
+def described(**changes: Any) -> str:
+    """A Panda's URDF, as its chain has it, with other numbers for joint 4 if wanted."""
+    lines = ['<robot name="panda">']
+    for i, (name, link) in enumerate(zip(PANDA.joints, PANDA.chain, strict=False)):
+        xyz, rpy = (" ".join(map(str, part)) for part in (link.xyz, link.rpy))
+        numbers = {"lower": PANDA.position_low[i], "upper": PANDA.position_high[i], "velocity": PANDA.velocity[i]}
+        numbers |= changes if i == 3 else {}
+        limit = " ".join(f'{key}="{value}"' for key, value in numbers.items())
+        lines.append(
+            f'<joint name="{name}" type="revolute"><origin xyz="{xyz}" rpy="{rpy}"/><axis xyz="0 0 1"/>'
+            f"<limit {limit}/></joint>"
+        )
+    return "".join([*lines, "</robot>"])
+
+
+@pytest.mark.fault("B5", n=3, event="the robot's URDF is missing, or another robot's: not armed")
+def test_a_robot_that_is_not_the_one_of_the_limits_file_is_not_armed() -> None:
+    w = World(PANDA, require_description=True)
+    w.prepare()
+    assert ["not described itself" in reason for reason in w.gate.arm(w.now_s)] == [True]
+    for wrong, said in ((described(upper=-0.1169), "panda_joint4: upper limit"), ("<robot/>", "no joints")):
+        w.gate.on_description(wrong)
+        (reason,) = w.gate.arm(w.now_s)
+        assert "not the panda" in reason and said in reason
+        assert w.gate.state is State.DISARMED
+    w.gate.on_description(described())
+    w.running()
+    assert w.gate.state is State.RUNNING
+
+
+@pytest.mark.fault("B5", n=1, event="another robot describes itself while the arm moves: FAULT")
+def test_another_description_while_the_arm_moves_ends_in_fault() -> None:
+    w = World(PANDA, require_description=True)
+    w.gate.on_description(described())
+    w.running()
+    w.gate.on_description(described())  # robot_state_publisher was started again: the same robot
+    w.run(0.3)
+    assert w.gate.state is State.RUNNING
+    w.gate.on_description(described(upper=-0.1169))
+    w.tick()
+    assert w.gate.state is State.FAULT and w.gate.cause is Cause.WRONG_ROBOT
+    w.run(1.0)
+    w.gate.disarm(w.now_s)
+    assert any("not the panda" in reason for reason in w.gate.arm(w.now_s))
+    w.gate.on_description(described())
+    assert w.gate.arm(w.now_s) == []
+
+
 @pytest.mark.fault("B25", n=3, event="too few control packets in time")
 def test_packet_success() -> None:
     w = World(PANDA, packet_success=0.95)

@@ -11,8 +11,11 @@ from foreact.robot_bridge import give_back
 
 # Frees nine of ten small blocks, in between those that stay: what no allocator gives back by itself.
 PROGRAM = """
+import contextlib
+import sys
 import threading
 from foreact.robot_bridge.give_back import give_back
+from foreact.robot_bridge.real_time import no_long_pauses
 
 def resident_mib():
     with open("/proc/self/statm") as file:
@@ -23,17 +26,19 @@ def work():
     kept.extend(blocks[::10])
 
 kept = []
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-before = resident_mib()
-assert give_back()
-print(before - resident_mib())
+with no_long_pauses() if sys.argv[1] == "locked" else contextlib.nullcontext():
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    before = resident_mib()
+    assert give_back()
+    print(before - resident_mib())
 """
 
 
 @pytest.mark.skipif(give_back._TRIM is None, reason="this C library has no malloc_trim")
-def test_what_was_freed_between_what_stays_goes_back() -> None:
-    found = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("memory", ["free", "locked"])
+def test_what_was_freed_between_what_stays_goes_back(memory: str) -> None:
+    found = subprocess.run([sys.executable, "-c", PROGRAM, memory], capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr
     assert float(found.stdout) > 30.0  # MiB, of 86 that were freed

@@ -105,6 +105,9 @@ def test_a_transport_behind_it_loses_both_ways_and_stamps_arrivals_anew() -> Non
         def instruction(self, text: str, received_s: float) -> None:
             heard.append((text, received_s))
 
+        def description(self, urdf: str) -> None:
+            heard.append(("description", 0.0))
+
         def bad_message(self, role: str, message: str, received_s: float) -> None:
             heard.append((f"bad {role}", received_s))
 

@@ -54,7 +54,7 @@ def test_a_robot_as_its_file_says_fits_in_every_line() -> None:
         assert part in told
 
 
-@pytest.mark.fault("B20", n=5, event="preflight: cameras, joints or mode are not what the robot file says")
+@pytest.mark.fault("B20", n=6, event="preflight: cameras, joints, mode or URDF are not what the robot file says")
 @pytest.mark.parametrize(
     ("do", "what", "found"),
     [
@@ -63,6 +63,7 @@ def test_a_robot_as_its_file_says_fits_in_every_line() -> None:
         (lambda r: setattr(r.joint_faults, "drop", 0.9), "joint states", "Hz"),
         (lambda r: setattr(r.joint_faults, "drop", 1.0), "joint states", "0 Hz"),
         (lambda r: r.set_mode(RobotMode.PROTECTIVE_STOP), "robot mode", "protective_stop"),
+        (lambda r: r.side.publish_description("<robot/>"), "robot description", "no joints"),
     ],
 )
 def test_what_does_not_fit_is_a_line_of_its_own(do: Callable, what: str, found: str) -> None:
@@ -74,7 +75,7 @@ def test_what_does_not_fit_is_a_line_of_its_own(do: Callable, what: str, found: 
 def test_a_robot_that_is_not_there_fits_nowhere() -> None:
     link = MemoryLink(ROBOT.topic_names())
     lines = bad(check(ROBOT, Mail(), list(link.transport.graph()), SECONDS, ()))
-    assert {"camera rgb_static", "camera rgb_gripper", "joint states", "robot mode"} <= set(lines)
+    assert {"camera rgb_static", "camera rgb_gripper", "joint states", "robot mode", "robot description"} <= set(lines)
     assert any("trajectory" in what and "nobody listens" in line.found for what, line in lines.items())
 
 

@@ -49,7 +49,7 @@ def test_rows_are_reached_at_their_own_step_whatever_the_latency(mode: str, late
     assert scheduler.end == 15.0
 
 
-@pytest.mark.fault("B12", n=1, event="first inference slower than the next (lerobot#4223)")
+@pytest.mark.fault("B12", n=1, event="first inference slower than the next")
 def test_a_slow_first_chunk_starts_at_its_first_row_from_where_the_arm_stands() -> None:
     scheduler = make()
     standing = np.array([0.0, 0.0])

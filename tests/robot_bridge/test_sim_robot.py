@@ -45,6 +45,8 @@ class Seen:
     def instruction(self, text: str, received_s: float) -> None:
         raise AssertionError("nobody speaks here")
 
+    def description(self, urdf: str) -> None: ...
+
     def bad_message(self, role: str, message: str, received_s: float) -> None:
         self.bad.append(f"{role}: {message}")
 

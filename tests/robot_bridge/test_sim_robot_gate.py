@@ -76,6 +76,9 @@ class Loop:
 
     def instruction(self, text: str, received_s: float) -> None: ...
 
+    def description(self, urdf: str) -> None:
+        self.gate.on_description(urdf)
+
     def bad_message(self, role: str, message: str, received_s: float) -> None:
         raise AssertionError(f"{role}: {message}")
 

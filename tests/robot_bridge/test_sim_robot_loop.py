@@ -43,6 +43,8 @@ class Seen:
     def instruction(self, text: str, received_s: float) -> None:
         raise AssertionError(text)
 
+    def description(self, urdf: str) -> None: ...
+
     def bad_message(self, role: str, message: str, received_s: float) -> None:
         raise AssertionError(message)
 

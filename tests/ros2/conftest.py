@@ -302,6 +302,19 @@ def make_arm(robot_file: Callable[..., str]) -> Iterator[Callable[[str], Any]]:
         robot.close()
 
 
+def urdf_of(limits: Any) -> str:
+    """The URDF of the arm that a limits file is about."""
+    lines = ["<robot>"]
+    for i, (name, link) in enumerate(zip(limits.joints, limits.chain, strict=False)):
+        xyz, rpy, axis = (" ".join(map(str, part)) for part in (link.xyz, link.rpy, link.axis))
+        low, high, speed = limits.position_low[i], limits.position_high[i], limits.velocity[i]
+        lines.append(
+            f'<joint name="{name}" type="revolute"><origin xyz="{xyz}" rpy="{rpy}"/><axis xyz="{axis}"/>'
+            f'<limit lower="{low}" upper="{high}" velocity="{speed}"/></joint>'
+        )
+    return "".join([*lines, "</robot>"])
+
+
 class Arm:
     """Kinematic: it is where the controller says."""
 
@@ -325,6 +338,7 @@ class Arm:
         self._ended = threading.Event()
         self.side.start(self._take, lambda command: None, lambda role, text: self.bad.append((role, text)))
         self.side.publish_mode(RobotMode.OK)
+        self.side.publish_description(urdf_of(self.robot.arm()))
         noise = np.random.default_rng(1)
         self._pictures = [
             {c.name: noise.integers(0, 256, (c.height, c.width, 3), np.uint8) for c in self.robot.contract.cameras}

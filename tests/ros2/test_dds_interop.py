@@ -123,6 +123,9 @@ class Box:
     def instruction(self, text: str, received_s: float) -> None:
         self.got["instruction"].append(text)
 
+    def description(self, urdf: str) -> None:
+        self.got["description"].append(urdf)
+
     def bad_message(self, role: str, message: str, received_s: float) -> None:
         self.got["bad"].append((role, message))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from foreact.vla.failures import failure_kinds, failures
+from foreact.vla.files import drop_unfinished_line
 from foreact.vla.intervals import wilson
 from foreact.vla.report import write_report
 from foreact.vla.results import (
@@ -118,12 +119,15 @@ def test_results_survive_the_disk_and_damage_is_named(tmp_path: Path) -> None:
         read_results(tmp_path / "nothing.json")
 
 
-def test_an_unfinished_last_line_is_cut_off_and_other_damage_is_refused(tmp_path: Path) -> None:
+def test_an_unfinished_last_line_is_no_record_and_other_damage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rollouts.jsonl"
     assert read_rollouts(path) == []
     whole = "".join(r.model_dump_json() + "\n" for r in RECORDS)
-    path.write_text(whole + '{"start": 7, "tas')
+    torn = whole + '{"start": 7, "tas'
+    path.write_text(torn)
     assert read_rollouts(path) == RECORDS
+    assert path.read_text() == torn  # somebody may just be writing it
+    drop_unfinished_line(path)
     assert path.read_text() == whole
     path.write_text(whole + RECORDS[0].model_dump_json() + "\n")
     with pytest.raises(ResultsError, match=r"line 6.*start 0, open_drawer is there twice"):

@@ -315,7 +315,8 @@ def test_tls_shows_a_certificate(tmp_path: Path) -> None:
         server_tls(str(cert), "")
     with pytest.raises(ConfigError, match="TLS certificate"):
         server_tls(str(cert), str(tmp_path / "missing"))
-    check_bind("0.0.0.0", token=None, tls=True)
+    with pytest.raises(ConfigError, match="other machines"):  # a certificate alone lets anybody ask
+        OpenPiServer(new_service(), "0.0.0.0", 0, tls=server_tls(str(cert), str(key)))
     with in_background(OpenPiServer(new_service(), port=0, tls=server_tls(str(cert), str(key)))) as (url,):
         assert url.startswith("wss://")
         client = connect(url, ClientSettings(tls_ca=str(cert)))

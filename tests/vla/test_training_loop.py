@@ -300,3 +300,38 @@ def test_init_from_takes_what_fits_and_says_what_does_not(tmp_path: Path) -> Non
     (tmp_path / "video/model.safetensors").write_bytes(b"")
     with pytest.raises(DamagedFolder):
         init_from(policy, tmp_path / "video")
+
+
+def test_a_target_tower_that_the_checkpoint_lacks_begins_as_the_tower_that_learns(tmp_path: Path) -> None:
+    """From a policy that foresaw pixels to one that foresees tokens: no random tower to follow."""
+    pixels = _policy(foresight_target="pixels")
+    with torch.no_grad():
+        for parameter in pixels.parameters():
+            parameter.add_(0.5)
+    pixels.save_pretrained(tmp_path / "pixels")
+    latent = _policy(foresight_target="latent")
+    init_from(latent, tmp_path / "pixels")
+    for name, tensor in latent.vision.state_dict().items():
+        assert torch.equal(tensor, pixels.vision.state_dict()[name])
+        assert torch.equal(tensor, latent.target_vision.state_dict()[name]), name
+
+
+def test_a_run_by_the_clock_goes_on_when_it_is_given_more_time(tmp_path: Path) -> None:
+    first = _trainer(tmp_path, max_steps=None, max_minutes=0.01)
+    first.run()
+    more = _trainer(tmp_path, max_steps=None, max_minutes=0.05)
+    assert more.resume()
+    before = more.step
+    more.run()
+    assert more.step > before
+
+
+def test_the_end_of_a_log_that_a_kill_left_is_no_trouble(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        _trainer(tmp_path, change=lambda b: _then(b, 4, lambda: signal.raise_signal(signal.SIGTERM))).run()
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + '{"kind": "train", "st')
+    trainer = _trainer(tmp_path)
+    trainer.resume()
+    trainer.run()
+    assert all(json.loads(line)["step"] for line in log.read_text().splitlines())

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -83,6 +84,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "trainer.batch_size": {"batch_size": 8},
     "trainer.learning_rate": {"learning_rate": 0.01},
     "trainer.augment.color": {"augment": AugmentConfig(shift_pixels=1.0, color=0.2)},
+    "trainer.augment.shift_pixels": {"augment": AugmentConfig(shift_pixels={"eye": 1.0})},
     "policy.arm_weight": {"sizes": {"arm_weight": 2.0}},
     "data": {"provenance": {"data": ["other"]}},
     "code": {"provenance": {"code": {"foreact": "2.0"}}},
@@ -138,6 +140,14 @@ def test_the_command_passes_what_may_differ(tmp_path: Path, capsys: pytest.Captu
     assert "allow_changed must be a list" in capsys.readouterr().err
     assert run(app, [*again, "allow_changed=[trainer.learning_rate]"]) == 0
     assert "steps 2 to 3" in capsys.readouterr().out
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run/.lock"):
+        assert run(app, ["train", "experiment=debug", f"out={tmp_path}/run"]) == 2
+    assert "another training is at work in" in capsys.readouterr().err
+    assert run(app, ["train", "experiment=debug", f"out={tmp_path}/run", "trainer.max_steps=1"]) == 0
 
 
 def test_a_loss_spike_lists_its_windows(tmp_path: Path) -> None:

@@ -60,13 +60,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_bind(host: str, *, token: str | None, tls: bool = False) -> None:
-    """Refuse to listen where strangers can ask.
+def check_bind(host: str, *, token: str | None) -> None:
+    """Refuse to listen where strangers can ask. A certificate does not help: it keeps listeners out, not askers.
 
     Raises:
-        ConfigError: If the address is not loopback and neither a token nor TLS is asked for.
+        ConfigError: If the address is not loopback and no token is asked for.
     """
-    if is_loopback(host) or token is not None or tls:
+    if is_loopback(host) or token is not None:
         return
     raise ConfigError(
         f"{host!r} can be reached from other machines: set {TOKEN_VARIABLE} or give --token-file, and better also "

@@ -43,6 +43,8 @@ class _Pending:
     layout: Layout | None
     """Of an observation; None for a reset."""
     deadline_s: float
+_AT_ONCE = 32
+"""Messages that are read before replies have their turn: nobody who floods keeps the others waiting."""
 
 
 class Gr00tServer:
@@ -169,8 +171,11 @@ class Gr00tServer:
         self._gone.append(client)
 
     def _receive(self) -> None:
-        while self._socket.poll(0):
+        for _ in range(_AT_ONCE):
+            if not self._socket.poll(0):
+                return
             frames = self._socket.recv_multipart(copy=False)
+            self._forget_the_gone()  # it may have left, and another come with its number, since the last look
             client = frames[0].bytes
             if len(frames) != 3 or len(frames[1]) or client in self._pending or client in self._gone:
                 continue  # not what a REQ socket sends, or there is nobody who waits for a reply

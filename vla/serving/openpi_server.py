@@ -54,7 +54,7 @@ class OpenPiServer:
         tls: ssl.SSLContext | None = None,
         request_timeout_s: float = 30.0,
     ):
-        check_bind(host, token=token, tls=tls is not None)
+        check_bind(host, token=token)
         self._service, self._host, self._port = service, host, port
         self._token, self._tls, self._timeout_s = token, tls, request_timeout_s
         self._server: Server | None = None

@@ -24,7 +24,7 @@ from foreact.vla.training.config import AugmentConfig
 
 def augment_batch(batch: WindowBatch, config: AugmentConfig, rows: Rows) -> WindowBatch:
     """A copy of the batch with changed pictures; `rows` says which windows of the step's batch these are."""
-    if not any((config.shift_pixels, config.brightness, config.contrast, config.color)):
+    if not config.active:
         return batch
     images: dict[str, np.ndarray] = {}
     future: dict[str, np.ndarray] = {}

@@ -9,11 +9,13 @@ from foreact.vla.errors import ConfigError
 
 FREE = {
     *("max_steps", "max_minutes", "log_every", "validate_every", "validate_batches", "save_every", "keep"),
-    *("tensorboard", "wandb", "device", "threads", "workers", "prefetch", "accumulate", "shard", "recompute"),
+    *("tensorboard", "wandb", "device", "threads", "workers", "accumulate", "shard", "recompute"),
     "compile",
 }
 """Trainer settings that change how long, how fast and how loud a run is, but not what its steps compute (up to
 rounding; `max_steps` moves the end of the learning rate's schedule, as whoever asks for more steps expects)."""
+_LEAVES = ("shift_pixels",)
+"""Settings that may be a number or a mapping: compared as one value."""
 PLACES = {
     *("policy.vision_folder", "policy.text_folder"),
     *("data.path", "data.stores", "data.cache", "data.cache_folder", "data.kind"),
@@ -72,7 +74,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], allowed: 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name not in _LEAVES:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -48,6 +48,7 @@ def init_from(policy: TrainablePolicy, folder: Path) -> Taken:
     with torch.no_grad():
         for name in taken:
             own[name].copy_(weights[name])
+        policy.after_init_from(taken)
     return Taken(
         taken=taken,
         fresh=[name for name in own if name not in taken],

@@ -20,4 +20,5 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, which has its own ways
         return False
     wanted = ((_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
-    return all([mallopt(what, value) == 1 for what, value in wanted])
+    told = [mallopt(what, value) == 1 for what, value in wanted]
+    return all(told)

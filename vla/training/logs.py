@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from foreact.vla.errors import ConfigError
+from foreact.vla.files import drop_unfinished_line
 
 
 class RunLog:
@@ -27,6 +28,7 @@ class RunLog:
         if silent:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        drop_unfinished_line(folder / "log.jsonl")
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from foreact.vla.checkpoint import save_policy
 from foreact.vla.errors import ConfigError, ForeActError
+from foreact.vla.files import sweep
 from foreact.vla.layers import Block
 from foreact.vla.trainable import TrainablePolicy
 from foreact.vla.training.changes import check_unchanged
@@ -112,6 +113,8 @@ class Trainer:
         Raises:
             ConfigError: If data, contract, a setting or the release differ and are not named there.
         """
+        if self.ranks.main:
+            sweep(self.out)  # what a killed run left of `policy/`
         folder = newest(self.out / "checkpoints", note=lambda text: self._say(f"warning: {text}"))
         if folder is None:
             return False
@@ -121,7 +124,8 @@ class Trainer:
         with self.ranks.weights_change():
             load_training(folder, self.policy, self.optimizer, self.ema)
         self.step, self.seconds = info["step"], info["seconds"]
-        self.max_steps = self.config.max_steps or info["max_steps"]
+        same = self.config.max_minutes == info["trainer"]["max_minutes"]
+        self.max_steps = self.config.max_steps or (info["max_steps"] if same else None)  # None: counted anew
         self._say(f"resumed {folder} at step {self.step}")
         return True
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from foreact.vla.errors import ForeActError
+from foreact.vla.files import drop_unfinished_line
 from foreact.vla.results import Record, read_chains, read_rollouts
 
 _ELSEWHERE = "choose another folder by out=DIR"
@@ -74,6 +75,7 @@ class EvaluationFolder:
 
     def _earlier(self, identity: dict[str, Any], resume: bool) -> list[Record]:
         settings = self.path / "settings.json"
+        drop_unfinished_line(self._records_path)
         records: list[Record] = [*(read_chains if self._chains else read_rollouts)(self._records_path)]
         if not records:
             settings.write_text(json.dumps(identity, indent=2) + "\n")

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that `foreact --help` answers at once: each c
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -285,6 +286,9 @@ def explain(error: Exception) -> tuple[str, int] | None:
         return str(error), error.exit_code
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
         return f"this needs {error.name}, which is not installed: pip install 'foreact[{extra}]'", 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room, then give the same command again (train: with resume=true)", 1
     if isinstance(error, PermissionError | FileExistsError | NotADirectoryError) and error.filename:
         return f"{error.filename}: {error.strerror}", 1
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):

@@ -76,7 +76,7 @@ def one_try(stand: Stand, person: Operator, task: str, start: int, instruction: 
         time.sleep(1.0)  # the arm has jumped, which the watches have to forget
     for child in (robot, gate):
         _forget(child)
-    armed, sentence = _arm(person)
+    armed, sentence = person.arm(5.0)
     result: dict[str, Any] = {"task": task, "start": start, "instruction": instruction, "success": False}
     if not armed:
         return {**result, "ended": "not armed", "cause": sentence, "seconds": 0.0, "holds": 0}
@@ -113,16 +113,6 @@ def open_operator(stand: Stand) -> Operator:
     person = Operator(load_robot(stand.robot).topic_names(), scope)
     person.open(20.0)
     return person
-
-
-def _arm(person: Operator, patience_s: float = 5.0) -> tuple[bool, str]:
-    """Arm; what has to be seen first (a clock that stands still, fresh pictures) may take a moment."""
-    end = time.monotonic() + patience_s
-    while True:
-        done, sentence = person.command("arm")
-        if done or time.monotonic() > end:
-            return done, sentence
-        time.sleep(0.3)
 
 
 def _forget(child: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -22,6 +23,8 @@ REST_RAD_S = 0.01
 BOUND_S = 0.5
 """From the signal until the arm rests."""
 _WATCH_S = 1.2
+_BACK_S = {"gate": 1.0, "policy": 4.0}
+"""How long the arm is looked at after a killed process was started again; the gate takes a while to find its policy."""
 _ARM_S = 20.0
 _MOVING_RAD_S = 0.03
 _WORDS = ("open the drawer", "close the drawer", "turn on the light bulb", "slide the door to the left")
@@ -54,6 +57,7 @@ class Report:
     """All trials."""
 
     trials: list[Trial] = field(default_factory=list)
+    wanted: int = 0
     at_rest: int = 0
     """Times at which no moment was found at which the arm moved; not counted as trials."""
 
@@ -65,7 +69,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "bound_s": BOUND_S, "trials": len(self.trials), "misses": self.misses, "no_motion": self.at_rest,
+            "bound_s": BOUND_S, "wanted": self.wanted, "trials": len(self.trials), "misses": self.misses,
+            "no_motion": self.at_rest,
             "rows": [{**asdict(trial), "missed": trial.missed} for trial in self.trials],
         }  # fmt: skip
 
@@ -80,6 +85,8 @@ class Report:
                     f"{process + ' ' + name:16} {len(rows):4} {sum(t.missed for t in rows):7} "
                     f"{times[len(times) // 2]:9.3f} {times[-1]:9.3f}"
                 )
+        if len(self.trials) < self.wanted:
+            lines.append(f"only {len(self.trials)} of {self.wanted} trials found the arm in motion")
         return "\n".join([*lines, f"{self.at_rest} times the arm did not move by itself and was not counted"])
 
 
@@ -87,12 +94,13 @@ def kill_test(
     checkpoint: str, robot: str, out: Path, n: int, domain_id: int, *, seed: int = 0,
     kinds: tuple[tuple[str, str], ...] = KINDS, say: Callable[[str], None] = lambda _: None,
 ) -> Report:  # fmt: skip
-    """So many trials of each kind, on one stand; what was ended is started again.
+    """So many trials of each kind, on one stand; what was ended is started again. Each is also a line of
+    `out/kills.jsonl` as soon as it is over.
 
     Raises:
-        ForeActError: If the stand cannot be brought up, or the arm never moves.
+        ForeActError: If the stand cannot be brought up.
     """
-    rng, report = random.Random(seed), Report()
+    rng, report = random.Random(seed), Report(wanted=n * len(kinds))
     with Stand(checkpoint, robot, out, store=False, domain_id=domain_id) as stand:
         person = open_operator(stand)
         try:
@@ -101,14 +109,14 @@ def kill_test(
                     for _ in range(3):
                         if (trial := _trial(stand, person, process, name, rng)) is not None:
                             report.trials.append(trial)
+                            with (out / "kills.jsonl").open("a") as file:
+                                file.write(json.dumps(asdict(trial)) + "\n")
                             say(f"{len(report.trials):4} {process} {name}: rest after {trial.rest_s:.3f} s"
                                 + (" MISSED" if trial.missed else ""))  # fmt: skip
                             break
                         report.at_rest += 1
         finally:
             person.close()
-    if len(report.trials) < n * len(kinds):
-        raise ForeActError(f"only {len(report.trials)} of {n * len(kinds)} trials found the arm in motion: {out}")
     return report
 
 
@@ -137,9 +145,9 @@ def _trial(stand: Stand, person: Operator, process: str, name: str, rng: random.
         after = max(after, _watch_rest(robot, 1.5))
     else:
         child.process.wait()
-    if process == "gate" and name == "SIGKILL":
-        stand.restart("gate")
-    after = max(after, _watch_rest(robot, 1.0))
+    if name == "SIGKILL":
+        stand.restart(process)
+    after = max(after, _watch_rest(robot, _BACK_S[process] if name == "SIGKILL" else 1.0))
     person.wait(lambda: False, 1.1)  # the state is told once a second
     return Trial(process, name, speed, rest_s, after, str(person.state.get("state")))
 
@@ -183,13 +191,6 @@ def _arm(person: Operator) -> None:
     Raises:
         ForeActError: If it cannot be armed.
     """
-    sentence, end = "", time.monotonic() + _ARM_S
-    while time.monotonic() < end:
-        try:
-            done, sentence = person.command("arm")
-        except NoBridge as error:
-            done, sentence = False, str(error)
-        if done:
-            return
-        time.sleep(0.2)
-    raise ForeActError(f"the gate could not be armed within {_ARM_S:g} s: {sentence}")
+    done, sentence = person.arm(_ARM_S)
+    if not done:
+        raise ForeActError(f"the gate could not be armed within {_ARM_S:g} s: {sentence}")

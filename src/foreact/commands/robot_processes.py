@@ -42,6 +42,7 @@ class Child:
             stdin=subprocess.PIPE if talks else subprocess.DEVNULL, env=environ, text=True,
         )  # fmt: skip
         self.lines: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
         self._reader.start()
@@ -49,48 +50,50 @@ class Child:
     def _read(self, out: IO[str]) -> None:
         for line in out:
             try:
-                self.lines.put(json.loads(line))
+                said = json.loads(line)
             except ValueError:
                 continue
+            (self._answers if "ok" in said else self.lines).put(said)
 
     def next(self, timeout_s: float) -> dict[str, Any] | None:
-        """The next line, or None if none comes in time.
+        """The next line that is no answer, or None if none comes in time.
 
         Raises:
             ProcessEnded: If the process is gone.
         """
+        return self._take(self.lines, timeout_s)
+
+    def _take(self, lines: queue.Queue[dict[str, Any]], timeout_s: float) -> dict[str, Any] | None:
         end = time.monotonic() + timeout_s
         while True:
             try:
-                return self.lines.get(timeout=min(0.2, max(0.0, end - time.monotonic())))
+                return lines.get(timeout=min(0.2, max(0.0, end - time.monotonic())))
             except queue.Empty:
                 self.check()
                 if time.monotonic() >= end:
                     return None
 
     def ask(self, request: dict[str, Any], timeout_s: float = 60.0) -> dict[str, Any]:
-        """Write a line, and wait for the answer; what comes meanwhile stays in order.
+        """Write a line, and wait for the answer; what else comes meanwhile is for `next`.
 
         Raises:
             ProcessEnded: If no answer comes.
             ForeActError: If the answer is no.
         """
         assert self.process.stdin is not None
+        while not self._answers.empty():  # one that came too late for whoever asked
+            self._answers.get_nowait()
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except OSError as error:
             raise ProcessEnded(f"{self.name} is gone; its log is {self.log}") from error
-        end, others = time.monotonic() + timeout_s, []
-        while (line := self.next(max(0.0, end - time.monotonic()))) is not None:
-            if "ok" in line:
-                for other in others:
-                    self.lines.put(other)
-                if not line["ok"]:
-                    raise ForeActError(f"{self.name}: {line['error']}")
-                return line
-            others.append(line)
-        raise ProcessEnded(f"{self.name} did not answer {request} within {timeout_s:g} s; its log is {self.log}")
+        answer = self._take(self._answers, timeout_s)
+        if answer is None:
+            raise ProcessEnded(f"{self.name} did not answer {request} within {timeout_s:g} s; its log is {self.log}")
+        if not answer["ok"]:
+            raise ForeActError(f"{self.name}: {answer['error']}")
+        return answer
 
     def check(self) -> None:
         """Raises:

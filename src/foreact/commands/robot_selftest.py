@@ -40,7 +40,7 @@ def kills(
             checkpoint or str(find_checkpoint()), robot, folder, n, _domain(domain_id), seed=seed, say=_say
         )
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.table())
-    raise typer.Exit(1 if report.misses else 0)
+    raise typer.Exit(1 if report.misses or len(report.trials) < report.wanted else 0)
 
 
 @app.command()

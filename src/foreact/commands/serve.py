@@ -85,7 +85,12 @@ def run(settings: ServeSettings) -> None:
     keys = parse_keys(settings.keys)
     token = read_token(settings.token_file)
     tls = server_tls(settings.tls_cert, settings.tls_key)
-    check_bind(settings.host, token=token, tls=tls is not None and settings.dialect == "openpi")
+    check_bind(settings.host, token=token)
+    if tls is not None and settings.dialect != "openpi":
+        raise ConfigError(
+            f"--tls-cert and --tls-key are for openpi's dialect: GR00T's has no TLS, and --dialect {settings.dialect} "
+            "would send token and pictures in the clear; leave them out and reach the server through an SSH tunnel"
+        )
     for module in _NEEDS[settings.dialect]:
         import_module(module)  # what is missing is found before anything is loaded
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
@@ -117,6 +122,11 @@ def _actor(settings: ServeSettings) -> tuple[Actor, dict[str, Any]]:
     from foreact.vla.actors import checkpoint_sha256, load_checkpoint_actor, make_actor
 
     if settings.actor:
+        defaults = ServeSettings()
+        for name in ("device", "execute_steps", "batch_size"):
+            if getattr(settings, name) != getattr(defaults, name):
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} goes with a checkpoint; --actor {settings.actor} decides itself")
         from foreact.sim.embodiment import desk_contract
 
         about = {"version": __version__, "title": f"actor {settings.actor}", "checkpoint": ""}
@@ -137,9 +147,9 @@ def _actor(settings: ServeSettings) -> tuple[Actor, dict[str, Any]]:
 async def _serve(
     service: PolicyService, settings: ServeSettings, token: str | None, tls: ssl.SSLContext | None
 ) -> None:
-    stop = asyncio.Event()
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     servers: dict[str, Any] = {}
     if settings.dialect != "gr00t":
         from foreact.vla.serving.openpi_server import OpenPiServer
@@ -152,7 +162,7 @@ async def _serve(
 
         servers["gr00t"] = Gr00tServer(
             service, settings.host, settings.gr00t_port, token=token, request_timeout_s=settings.timeout_s,
-            on_kill=stop.set if settings.allow_kill else None,
+            on_kill=(lambda: loop.call_soon_threadsafe(stop.set)) if settings.allow_kill else None,
         )  # fmt: skip
     try:
         urls = {name: await server.start() for name, server in servers.items()}

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from filelock import FileLock
 
+from foreact.commands.terminate import orderly_end
 from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
 from foreact.vla.study import ArmSummary, Row, Study, Training, digest, summarise
 
@@ -231,13 +232,22 @@ def _call(argv: list[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}-{argv[0]}.log"
     print(f"  {shlex.join(['foreact', *argv])}\n  log: {log}", flush=True)
-    with log.open("a") as out:
-        ended = subprocess.run(
-            [sys.executable, "-m", "foreact.commands.main", *argv], stdout=out, stderr=subprocess.STDOUT, check=False
-        )
-    if ended.returncode:
+    with (
+        log.open("a") as out,
+        orderly_end(f"what is done in {folder.parent} is kept; the same command goes on"),
+        subprocess.Popen(
+            [sys.executable, "-m", "foreact.commands.main", *argv], stdout=out, stderr=subprocess.STDOUT
+        ) as child,
+    ):
+        try:
+            status = child.wait()
+        except BaseException:  # it writes its checkpoint first
+            child.terminate()
+            child.wait()
+            raise
+    if status:
         last = "\n".join(log.read_text().splitlines()[-5:])
-        raise ForeActError(f"foreact {argv[0]} ended with status {ended.returncode}; {log} ends with:\n{last}")
+        raise ForeActError(f"foreact {argv[0]} ended with status {status}; {log} ends with:\n{last}")
 
 
 def _stage_facts(folder: Path) -> dict[str, Any]:
@@ -293,9 +303,12 @@ def _seeds(text: str, study: Study) -> set[int]:
     if not text:
         return set(study.seeds)
     try:
-        return {int(word) for word in text.split(",")}
+        seeds = {int(word) for word in text.split(",")}
     except ValueError:
         raise ConfigError(f"--seeds takes whole numbers with commas, such as 0,1; found {text!r}") from None
+    if unknown := seeds - set(study.seeds):
+        raise ConfigError(f"study {study.name} has the seeds {list(study.seeds)}, not {sorted(unknown)}")
+    return seeds
 
 
 def markdown(study: Study, rows: list[Row], found: list[ArmSummary]) -> str:
@@ -336,7 +349,7 @@ def _table(study: Study, found: list[ArmSummary], what: str, pairs: str) -> list
         else:
             cells.append(f"{summary.difference:+.3f}")
             # Of one seed alone, nothing is known about another.
-            cells.append(_range(summary.difference_ci95, "+") if len(summary.seeds) > 1 else "one seed")
+            cells.append(_range(summary.difference_ci95, "+") if summary.difference_ci95 else "one seed")
             cells.append(_range(summary.difference_ci95_given, "+"))
         error = "" if summary.arm_error is None else f"{summary.arm_error:.4f}"
         lines.append("| " + " | ".join([*cells, error, f"{summary.hours:.2f}"]) + " |")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from foreact import __version__
 from foreact.commands.hydra_config import compose
 from foreact.vla.errors import ConfigError
@@ -45,6 +47,8 @@ def main(argv: list[str]) -> None:
     if checkpoints(out / "checkpoints") and not settings["resume"]:
         raise ConfigError(f"{out} holds a run already: go on with resume=true, or name another folder with out=DIR")
 
+    # Of several processes of one training, the first one holds the folder for all.
+    lock = _hold(out) if os.environ.get("RANK", "0") == "0" else None
     if not isinstance(settings["allow_changed"], list):
         raise ConfigError(f"allow_changed must be a list such as [trainer.seed], found {settings['allow_changed']!r}")
     if trainer.threads is not None:
@@ -67,4 +71,21 @@ def main(argv: list[str]) -> None:
     if data.keep_features is not None:  # not before: a checkpoint brings its own tower
         data.keep_features(policy.frozen_vision())
     loop.run()
+    if lock is not None:
+        lock.release()
     console.print(f"the policy is in {out / 'policy'}")
+
+
+def _hold(out: Path) -> FileLock:
+    """The run's folder, for this process alone until the lock is let go.
+
+    Raises:
+        ConfigError: If another training is at it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"another training is at work in {out}; wait for it, or choose another out=DIR") from None
+    return lock
