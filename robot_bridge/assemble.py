@@ -19,8 +19,16 @@ from foreact.robot_bridge.observe import Observer
 from foreact.robot_bridge.policy_thread import PolicyThread
 from foreact.robot_bridge.transport import Transport
 from foreact.vla.contract import Contract
-from foreact.vla.errors import ForeActError
+from foreact.vla.errors import ConfigError, ForeActError
 from foreact.vla.serving.client import ClientSettings, connect
+
+_ELSEWHERE = {
+    "rate_hz": "contract.rate_hz", "speed_scale": "speed_scale", "cameras": "contract.cameras",
+    "require_description": "topics.robot_description",
+}  # fmt: skip
+"""Settings of the gate that follow from another entry of the robot file: set twice, they could differ."""
+STATED = ("checkpoint", "contract_hash")
+"""What a bridge tells its gate of the policy's identity (`Conversation.warmed_up`)."""
 
 
 class PolicyDoesNotFit(ForeActError):
@@ -49,13 +57,16 @@ def gate_settings(robot: Robot, identity: Mapping[str, str] | None = None) -> Ga
     """The gate's settings for a robot: its own part of the file, and what follows from the rest of it.
 
     Raises:
-        ConfigError: If an entry of `gate` is not valid.
+        ConfigError: If an entry of `gate` is not valid, belongs elsewhere in the file, or could never be met.
     """
+    if twice := [name for name in _ELSEWHERE if name in robot.gate]:
+        lines = [f"  gate.{name}: set it at {_ELSEWHERE[name]} of the robot file" for name in twice]
+        raise ConfigError(f"robot {robot.name}: these gate settings have a place of their own:\n" + "\n".join(lines))
     cameras = [
         {"name": c.name, "height": c.height, "width": c.width, "rate_hz": robot.contract.rate_hz}
         for c in robot.contract.cameras
     ]
-    return GateSettings.from_mapping(
+    made = GateSettings.from_mapping(
         {
             "cameras": cameras,
             "rate_hz": robot.contract.rate_hz,
@@ -64,10 +75,27 @@ def gate_settings(robot: Robot, identity: Mapping[str, str] | None = None) -> Ga
             "sync_s": 1.0 / robot.contract.rate_hz + 0.002,
             "inference_period_s": (robot.policy.execute_steps or 1) * robot.period_s,
             "gripper_required": robot.contract.gripper != "none",
+            "require_description": bool(robot.topic_names().robot_description),
             "identity": dict(identity or {}),
             **robot.gate,
         }
     )
+    _refuse_unmeetable(robot, made)
+    return made
+
+
+def _refuse_unmeetable(robot: Robot, settings: GateSettings) -> None:
+    """The gate as a library can be told more than any bridge tells it; what it waits for in vain would never arm."""
+    if settings.packet_success > 0.0:
+        raise ConfigError(
+            f"robot {robot.name}: gate.packet_success is {settings.packet_success:g}, but no transport tells how many "
+            "control packets arrive, so the gate could never be armed; remove it, and let the controller see to it"
+        )
+    if unknown := sorted(set(settings.identity) - set(STATED)):
+        raise ConfigError(
+            f"robot {robot.name}: gate.identity names {', '.join(unknown)}, which no policy server states, so the gate "
+            f"could never be armed; known are {' and '.join(STATED)}"
+        )
 
 
 def assemble(
@@ -100,6 +128,7 @@ def assemble(
     """
     url = url or robot.policy.url
     arm = robot.arm()
+    gate_settings(robot)  # what is wrong in the file is said without a policy server
     settings = ClientSettings(
         request_timeout_s=robot.policy.timeout_s, heartbeat_s=0.02, silence_s=0.5, reconnect=False, token=token
     )
@@ -111,6 +140,8 @@ def assemble(
         steps = robot.policy.execute_steps or int(metadata.get("execute_steps", 1))
         stated = robot.model_copy(update={"policy": robot.policy.model_copy(update={"execute_steps": steps})})
         settings_of_gate = gate_settings(stated)
+        if dry_run:  # an arm that is sent nothing is always held
+            settings_of_gate = settings_of_gate.model_copy(update={"leash_limit": 0})
         gate = Gate(
             arm,
             settings_of_gate,

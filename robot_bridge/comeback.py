@@ -14,6 +14,20 @@ SAME = ("checkpoint", "contract", "contract_hash", "robot", "execute_steps", "fo
 """What a policy that comes back states as before; all else was compared with the robot when the first one connected."""
 
 
+def require_same(found: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Whether a policy that was connected again is the one that was compared with the robot.
+
+    Raises:
+        ForeActError: If it states something else; it is named.
+    """
+    other = [name for name in SAME if found.get(name) != known.get(name)]
+    if other:
+        raise ForeActError(
+            f"another policy is there now (other {', '.join(other)}): start the gate anew for it (the ROS 2 node: "
+            "cleanup, then configure), or start the policy that was there before"
+        )
+
+
 class WarmUp:
     """So many plans, one at a time.
 
@@ -61,7 +75,9 @@ class Comeback:
     ):
         self.problem = ""
         """Why the last try failed."""
-        self._policy, self._metadata, self._question, self._count = policy, metadata, question, count
+        self.known = metadata
+        """What the policy stated that was compared with the robot."""
+        self._policy, self._question, self._count = policy, question, count
         self._connecting = False
         self._warm_up: WarmUp | None = None
         self._tried_s = -1e9
@@ -70,6 +86,10 @@ class Comeback:
     def warms_up(self) -> bool:
         """Whether the policy's answers are to its warm-up."""
         return self._warm_up is not None
+
+    def forget(self) -> None:
+        """Somebody else connected the policy meanwhile: what was begun here is of another connection."""
+        self.problem, self._warm_up, self._connecting = "", None, False
 
     def tick(self, now_s: float) -> list[float]:
         """What the plans of the warm-up took [s], once it is back; empty until then. Never waits."""
@@ -94,7 +114,5 @@ class Comeback:
         if metadata is None:
             return
         self._connecting = False
-        other = [name for name in SAME if metadata.get(name) != self._metadata.get(name)]
-        if other:
-            raise ForeActError(f"another policy is there now (other {', '.join(other)}): start the gate anew for it")
+        require_same(metadata, self.known)
         self._warm_up = WarmUp(self._policy, self._question, self._count)

@@ -67,7 +67,8 @@ class Robot(_Part):
     ik: Mapping[str, float] = Field(default_factory=dict)
     """See `foreact.robot_bridge.arm_ik.IkSettings`."""
     gate: Mapping[str, Any] = Field(default_factory=dict)
-    """See `foreact.robot_bridge.gate_settings.GateSettings`."""
+    """See `foreact.robot_bridge.gate_settings.GateSettings`; what follows from other entries of this file, such as
+    `speed_scale`, is not repeated here."""
     scheduler: Mapping[str, Any] = Field(default_factory=dict)
     """See `foreact.robot_bridge.scheduler.SchedulerSettings`."""
 

@@ -61,6 +61,7 @@ class DdsNode:
         self._counted: tuple[float, Counter[str]] = (time.monotonic(), Counter())
         self._names: dict[bytes, str] = {}
         self._participants: dict[bytes, tuple[bytes, ...]] = {}
+        self._present: set[bytes] = set()
         self._participant: Any = None
         self._info: Any = None
 
@@ -69,6 +70,7 @@ class DdsNode:
         if self._participant is not None or self._closing.is_set():
             raise TransportError("this node is open, or was closed; make a new one")
         enter_domain(self.scope)
+        from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsParticipant
         from cyclonedds.core import DDSException, GuardCondition
         from cyclonedds.domain import DomainParticipant
 
@@ -80,6 +82,7 @@ class DdsNode:
             self._participant = DomainParticipant(self.scope.domain_id, DdsQos(Policy.Userdata(enclave)))
             self._guard = GuardCondition(self._participant)
             self._graph = DdsGraph(self._participant)
+            self._presence = BuiltinDataReader(self._participant, BuiltinTopicDcpsParticipant)
             for spec in specs:
                 self._add(spec)
             self._announce()
@@ -113,6 +116,7 @@ class DdsNode:
             if self._participant is None or self._closing.is_set():
                 return []
             self._graph.refresh()
+            self._forget_who_left()
             now, (since, before) = time.monotonic(), self._counted
             if now - since >= _RATE_S:
                 self._rates = {s.role: (self._counts[s.role] - before[s.role]) / (now - since) for s in self._specs}
@@ -142,6 +146,18 @@ class DdsNode:
             if entity is not None:
                 entity.__del__()
         leave_domain(self.scope.domain_id)
+
+    def _forget_who_left(self) -> None:
+        """Whoever says its nodes' names was seen as a participant before; its names go with it."""
+        from cyclonedds.core import InstanceState
+
+        while samples := self._presence.take(100):
+            for sample in samples:
+                alive = int(sample.sample_info.instance_state) == int(InstanceState.Alive)
+                (self._present.add if alive else self._present.discard)(sample.key.bytes)
+        for gid in self._participants.keys() - self._present:
+            for gone in self._participants.pop(gid):
+                self._names.pop(gone, None)
 
     def _add(self, spec: TopicSpec) -> None:
         from cyclonedds.pub import DataWriter

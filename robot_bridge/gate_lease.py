@@ -67,8 +67,12 @@ class ArmLease:
             holder = os.read(file, 32).decode("ascii", "replace").strip()
             os.close(file)
             return f"another bridge (process {holder or 'unknown'}) is armed for this robot; its lease is {self.path}"
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(file)
+            return f"the lease {self.path} cannot be written: {error}; make room there, or set XDG_RUNTIME_DIR"
         self._file = file
         return ""
 

@@ -68,19 +68,37 @@ class Operator:
         self._node.publish(spec, encode(text_message(self._make, instruction), spec.type))
 
     def command(self, name: str, value: bool = True, timeout_s: float = 3.0) -> tuple[bool, str]:
-        """ "arm", "stop" or "takeover"; arm with False disarms. Whether it was done, and the bridge's sentence.
+        """ "arm", "stop" or "takeover"; arm with False disarms. Whether it was done, and the bridge's sentence, which
+        may be to somebody else who asked for the same at the same time.
 
         Raises:
             NoBridge: If it does not answer.
         """
-        spec = self._specs[name]
+        spec, asked = self._specs[name], "disarm" if name == "arm" and not value else name
+
+        def reply() -> dict[str, Any] | None:
+            return next((found for found in self._replies if found.get("command") == asked), None)
+
         with self._news:
             self._replies.clear()
         self._node.publish(spec, encode(self._make.new("std_msgs/msg/Bool", data=value), spec.type))
-        if not self.wait(lambda: bool(self._replies), timeout_s):
-            raise NoBridge(f"the bridge did not answer {name!r} within {timeout_s:g} s")
-        reply = self._replies[-1]
-        return bool(reply.get("done")), str(reply.get("message", ""))
+        self.wait(lambda: reply() is not None, timeout_s)
+        if (found := reply()) is None:
+            raise NoBridge(f"the bridge did not answer {asked!r} within {timeout_s:g} s; does it still run?")
+        return bool(found.get("done")), str(found.get("message", ""))
+
+    def arm(self, patience_s: float) -> tuple[bool, str]:
+        """Arm, and ask again for so long: what has to be seen first (fresh pictures, a policy that comes back) takes a
+        moment. Whether it was done, and the last sentence."""
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                done, sentence = self.command("arm")
+            except NoBridge as error:
+                done, sentence = False, str(error)
+            if done or time.monotonic() > end:
+                return done, sentence
+            time.sleep(0.3)
 
     def wait(self, until: Callable[[], bool], timeout_s: float) -> bool:
         """Wait for something to be so; False if it is not in time."""
@@ -104,7 +122,7 @@ class Operator:
             if spec.role == "diagnostics":
                 self.diagnostics = found
             elif spec.role == "reply":
-                self._replies.append(found)
+                self._replies += [found] if isinstance(found, dict) else []
             else:
                 self.state = found
             self._news.notify_all()

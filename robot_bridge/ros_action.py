@@ -130,13 +130,16 @@ class ActionOutput:
             self._client = None
 
     def _send(self, trajectory: Trajectory) -> None:
+        if not self._client.server_is_ready():
+            with self._lock:
+                self._unanswered = 0  # one that comes, or comes back, is asked again
+            self._say(f"nobody serves the action {self._names.full(self._names.action)}; is the controller active?")
+            return
         with self._lock:
-            if self._unanswered >= _UNANSWERED:
-                unanswered = True
-            else:
-                unanswered, self._unanswered = False, self._unanswered + 1
-        if unanswered or not self._client.server_is_ready():
-            self._say("the action server does not answer")
+            told = self._unanswered < _UNANSWERED
+            self._unanswered += told
+        if not told:
+            self._say(f"the action server did not answer {_UNANSWERED} goals; it is told no more until it does")
             return
         goal = self._goal()
         stamp = stamp_s(trajectory, self._now_s) if self._names.stamped else 0.0

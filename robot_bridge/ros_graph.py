@@ -17,6 +17,8 @@ from foreact.robot_bridge.topic_names import TopicSpec
 from foreact.robot_bridge.types import TopicReport
 
 _PERIOD_S = 0.4
+_OLD_S = 2.0
+"""What was seen so long ago is not told as if it were so now: the thread hangs, or its looks fail."""
 _WORDS = {
     "DURABILITY": "durability", "DEADLINE": "deadline", "LIVELINESS": "liveliness", "RELIABILITY": "reliability",
     "HISTORY": "history", "LIFESPAN": "lifespan", "DEPTH": "depth", "LIVELINESS_LEASE_DURATION": "liveliness lease",
@@ -29,15 +31,22 @@ class RosGraph:
     Args:
         node: rclpy's.
         more: Further reports, made in the same thread.
+        clock: Steady clock [s].
     """
 
-    def __init__(self, node: Any, more: Callable[[], Sequence[TopicReport]] = tuple):
-        self._node, self._more = node, more
+    def __init__(
+        self,
+        node: Any,
+        more: Callable[[], Sequence[TopicReport]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._node, self._more, self._clock = node, more, clock
         self._specs: Sequence[tuple[TopicSpec, str]] = ()
         self._counts: dict[str, int] = {}
         self._rates: dict[str, tuple[float, int, float | None]] = {}
         self._events: dict[str, tuple[str, frozenset[bytes] | None]] = {}
-        self._reports: tuple[TopicReport, ...] = ()
+        self._looked: tuple[float, tuple[TopicReport, ...]] = (0.0, ())
+        """When the last look began, and what was seen."""
         self._look = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -57,8 +66,9 @@ class RosGraph:
         self._thread.start()
 
     def reports(self) -> Sequence[TopicReport]:
-        """As of the last look; nothing if there was none, or it failed."""
-        return self._reports
+        """As of the last look; nothing if there was none, it failed, or it was longer ago than two seconds."""
+        at_s, seen = self._looked
+        return seen if self._clock() - at_s <= _OLD_S else ()
 
     def event(self, role: str, info: Any) -> None:
         """The middleware says that a pair does not fit."""
@@ -72,17 +82,24 @@ class RosGraph:
         self._look.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=2.0)
-        self._reports = ()
+        self._looked = (0.0, ())
 
     def _run(self) -> None:
         while not self._closing.is_set():
+            began_s = self._clock()
             try:
-                self._reports = (*(self._report(spec, topic) for spec, topic in self._specs), *self._more())
-                self.failed = ""
+                seen = (*(self._report(spec, topic) for spec, topic in self._specs), *self._more())
+                self._looked, self.failed = (began_s, seen), ""
             except Exception as error:  # the context may be gone; the gate notices that nobody looks any more
-                self._reports, self.failed = (), repr(error)
+                self._looked = (began_s, ())
+                self._fail(repr(error))
             self._look.wait(_PERIOD_S)
             self._look.clear()
+
+    def _fail(self, problem: str) -> None:
+        new, self.failed = problem != self.failed, problem
+        if new and not self._closing.is_set():
+            self._node.get_logger().warning(f"the topics could not be looked at, so nothing is armed: {problem:.300}")
 
     def _report(self, spec: TopicSpec, topic: str) -> TopicReport:
         writers = self._node.get_publishers_info_by_topic(topic)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from foreact.robot_bridge import ros_parameters
+from foreact.robot_bridge.comeback import require_same
 from foreact.robot_bridge.config import Robot, load_robot
 from foreact.robot_bridge.made_up import made_up
 from foreact.robot_bridge.network import Range, need_keys, read_network
@@ -118,8 +119,7 @@ class ForeActNode(LifecycleNode):  # type: ignore[misc, valid-type]
             return TransitionCallbackReturn.FAILURE
         try:
             if not bridge.policy.alive:
-                bridge.policy.connect()
-                self._warm_up(bridge)
+                self._connect_again(bridge)
             bridge.start()
         except ForeActError as error:
             self.get_logger().error(f"not activated: {error}")
@@ -185,6 +185,21 @@ class ForeActNode(LifecycleNode):  # type: ignore[misc, valid-type]
             f"robot {robot.name}, policy {robot.policy.url}: {len(took)} plans, "
             f"median {1e3 * sorted(took)[len(took) // 2]:.0f} ms"
         )
+
+    def _connect_again(self, bridge: Bridge) -> None:
+        """A policy that was lost while nobody asked it anything.
+
+        Raises:
+            ForeActError: If it is not there, not the one that was configured, or fails; it is hung up on then.
+        """
+        comeback = bridge.conversation.comeback
+        try:
+            require_same(bridge.policy.connect(), comeback.known)
+            comeback.forget()
+            self._warm_up(bridge)
+        except ForeActError:
+            bridge.policy.close()  # or the next activation would take it for one that was compared and warmed up
+            raise
 
     def _warm_up(self, bridge: Bridge) -> list[float]:
         return bridge.warm_up(self.get_parameter("warm_up").value, shown=made_up(bridge.robot))

@@ -122,6 +122,9 @@ class TopicNames(_Part):
     gripper: str = "/gripper_controller/commands"
     """std_msgs/msg/Float64MultiArray: a position [m] per finger; empty: no gripper is commanded."""
     mode: ModeTopic | None = ModeTopic()
+    robot_description: str = "/robot_description"
+    """The robot's URDF, as robot_state_publisher keeps it; the gate is not armed without one that fits the limits file.
+    Empty: the robot sends none, and nobody checks that it is the right one."""
     instruction: str = "~/instruction"
     arm: str = "~/arm"
     stop: str = "~/stop"
@@ -178,6 +181,8 @@ class TopicNames(_Part):
         add("instruction", self.instruction, "std_msgs/msg/String", "in", LATCHED)
         for role in ("arm", "stop", "takeover"):
             add(role, getattr(self, role), "std_msgs/msg/Bool", "in", BUTTON)
+        if self.robot_description:
+            add("description", self.robot_description, "std_msgs/msg/String", "in", LATCHED)
         add("trajectory", self.trajectory, "trajectory_msgs/msg/JointTrajectory", "out", COMMAND)
         if self.gripper:
             add("gripper", self.gripper, "std_msgs/msg/Float64MultiArray", "out", COMMAND)
@@ -191,7 +196,7 @@ class TopicNames(_Part):
 
     def robot_specs(self) -> tuple[TopicSpec, ...]:
         """What a robot has to do with, directions as it sees them."""
-        roles = {"joints", "mode", "trajectory", "gripper"}
+        roles = {"joints", "mode", "description", "trajectory", "gripper"}
         return tuple(s.reversed() for s in self.specs() if s.role in roles or s.role.startswith("camera "))
 
 

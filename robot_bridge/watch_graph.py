@@ -11,7 +11,7 @@ from foreact.robot_bridge.types import TopicReport
 
 _SENSORS = ("camera", "joints")
 """Inputs that have one publisher."""
-_SINGLE = (*_SENSORS, "mode", "instruction")
+_SINGLE = (*_SENSORS, "mode", "description", "instruction")
 """Inputs that have one at most; the operator's own, such as "stop", may have any number."""
 _COMMANDS = ("trajectory", "gripper", "twist", "action")
 """Outputs that move something: nobody else may publish on them."""
@@ -27,11 +27,15 @@ class GraphWatch:
         self._absent: list[Finding] = []
 
     def on_graph(self, reports: Sequence[TopicReport], now_s: float) -> None:
-        """A look at the graph."""
+        """A look at the graph; an empty one is none: whoever looks sees at least the topics of this bridge."""
+        if not reports:
+            return
         self._seen_s = now_s
         self._problems, self._absent = [], []
         for report in reports:
             self._problems.extend(_problems(report))
+            if self._settings.require_mode:
+                self._problems.extend(_unheard(report))
             self._absent.extend(_absent(report))
 
     def findings(self, now_s: float) -> Sequence[Finding]:
@@ -58,6 +62,13 @@ def _problems(report: TopicReport) -> Iterable[Finding]:
     wrong = [found for found in report.found_types if found != report.expected_type]
     if wrong:
         yield Finding(Cause.TOPIC_TYPE, f"{where} has type {wrong[0]}, expected {report.expected_type}", fault=True)
+
+
+def _unheard(report: TopicReport) -> Iterable[Finding]:
+    """The robot's mode keeps its last value when nobody publishes it any more: an emergency stop would not be heard."""
+    if report.direction == "in" and report.role == "mode" and report.publishers < 1:
+        message = f"nobody publishes on topic {report.topic} ({report.role}), so no stop of the robot would be heard"
+        yield Finding(Cause.TOPIC_MISSING, message)
 
 
 def _absent(report: TopicReport) -> Iterable[Finding]:

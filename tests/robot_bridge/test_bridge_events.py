@@ -107,6 +107,8 @@ BADS = [
     Bad("B20", "pictures of another size",
         lambda w: w.link.robot.publish_frame("rgb_static", np.zeros((48, 64, 3), np.uint8), w.now_s),
         Cause.IMAGE_CONTRACT, 0.02, 0.02),
+    Bad("B5", "another robot describes itself", lambda w: w.link.robot.publish_description("<robot/>"),
+        Cause.WRONG_ROBOT, 0.02, 0.02),
     Bad("B15", "emergency stop", lambda w: w.robot.set_mode(RobotMode.EMERGENCY_STOP), Cause.ROBOT_MODE, 0.02, 0.02),
     Bad("B15", "protective stop", lambda w: w.robot.set_mode(RobotMode.PROTECTIVE_STOP), Cause.ROBOT_MODE, 0.02, 0.02),
     Bad("B15", "reflex", lambda w: w.robot.set_mode(RobotMode.REFLEX), Cause.ROBOT_MODE, 0.02, 0.02),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from foreact.commands.robot_run import DOMAIN, ROBOT, TRANSPORT, open_transport
+from foreact.commands.robot_run import DOMAIN, ROBOT, TRANSPORT, need_trajectories, open_transport
 
 
 def preflight(
@@ -27,11 +27,14 @@ def preflight(
     from rich.console import Console
     from rich.table import Table
 
+    from foreact.robot_bridge.assemble import gate_settings
     from foreact.robot_bridge.config import load_robot
     from foreact.robot_bridge.mailbox import Mailbox
     from foreact.robot_bridge.preflight import check
 
     settings = load_robot(robot)
+    gate_settings(settings)
+    need_trajectories(settings, transport)
     way, refusals = open_transport(settings, transport, domain_id, allow_network)
     box = Mailbox(frames=4096)
     began = time.monotonic()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foreact.vla.errors import ConfigError, did_you_mean
+from foreact.vla.errors import ConfigError, ForeActError, did_you_mean
 
 if TYPE_CHECKING:
     from foreact.robot_bridge.config import Robot
@@ -46,6 +46,7 @@ def run(
     from foreact.vla.serving.access import read_token
 
     settings = load_robot(robot)
+    need_trajectories(settings, transport)
     way, refusals = open_transport(settings, transport, domain_id, allow_network)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,7 +69,12 @@ def run(
     console = LineWriter[str](os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace"), str, "console")
     try:
         bridge.start()
-        took = bridge.warm_up()
+        try:
+            took = bridge.warm_up(until=ended.is_set)
+        except ForeActError:
+            if ended.is_set():
+                return  # it was told to end, and that is no error
+            raise
         sentence = (
             f"ready to be armed: {len(took)} warm-up inferences, median {1e3 * sorted(took)[len(took) // 2]:.0f} ms"
             + ("; dry run: nothing is sent" if dry_run else "")
@@ -78,6 +84,20 @@ def run(
     finally:
         bridge.close()
         console.close()
+
+
+def need_trajectories(robot: Robot, transport: str) -> None:
+    """These transports know JointTrajectory messages alone: anything else would go where nobody expects it.
+
+    Raises:
+        ConfigError: If the robot file wants another output.
+    """
+    if robot.output != "joint_trajectory":
+        raise ConfigError(
+            f"robot {robot.name} has `output: {robot.output}`, but over {transport} only `joint_trajectory` is sent; "
+            "start ROS 2's node for it (`ros2 launch foreact_ros bridge.launch.py robot:=FILE`), or change `output` in "
+            "the robot file"
+        )
 
 
 def open_transport(
