@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from gate_steps import PANDA, silence
@@ -11,7 +13,7 @@ from foreact.robot_bridge.gate_world import World
 from foreact.robot_bridge.types import State
 
 
-def pushing(**settings: float) -> World:
+def pushing(**settings: Any) -> World:
     """A policy that leads on and on, against something that holds the arm."""
     w = World(PANDA, **settings)
     w.plan = lambda step, anchor: anchor + 0.01 * (1 + np.arange(w.rows))[:, None] * np.array([1, 0, 0, 0, 0, 0, 0])
