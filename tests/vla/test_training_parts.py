@@ -126,7 +126,7 @@ def test_the_ratio_to_copying_is_the_quotient_of_sums() -> None:
 def test_config_files_say_what_the_dataclasses_say() -> None:
     best = compose("train", ["policy=foreact"])["policy"]
     policy = compose("train", ["policy=foreact_as_gr1"])["policy"]
-    assert best == policy | {"resampler_told": True, "foresight_target": "latent"}
+    assert best == policy | {"resampler_told": True}
     assert policy.pop("name") == "foreact"
     assert len(policy.pop("cameras")) == 2
     assert len(policy.pop("state")) == 4
