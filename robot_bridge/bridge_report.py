@@ -75,7 +75,7 @@ class Report:
         return [
             self._gate(bridge),
             self._policy(bridge),
-            self._loop(),
+            self._loop(bridge),
             *self._topics(graph, now_s),
             self._watch(bridge),
         ]
@@ -107,13 +107,20 @@ class Report:
             values={"url": self._robot.policy.url, "checkpoint": str(self._metadata.get("checkpoint", "")), **times},
         )
 
-    def _loop(self) -> DiagnosticLine:
+    def _loop(self, bridge: Bridge) -> DiagnosticLine:
+        dropped, lost = bridge.mailbox.dropped, bridge.gate.log.lost
+        said = f"{self.late_ticks} of {self.ticks} ticks began more than {1e3 * LATE_S:.0f} ms late"
+        said += f"; {dropped} messages were dropped unread" if dropped else ""
+        said += f"; {lost} lines of the event log were lost" if lost else ""
         return DiagnosticLine(
             name=self._name("loop"),
-            level=WARN if self.late_ticks else OK,
-            message=f"{self.late_ticks} of {self.ticks} ticks began more than {1e3 * LATE_S:.0f} ms late",
-            values={"ticks": str(self.ticks), "late": str(self.late_ticks), "sent": str(self.sent_count)},
-        )
+            level=WARN if self.late_ticks or dropped or lost else OK,
+            message=said,
+            values={
+                "ticks": str(self.ticks), "late": str(self.late_ticks), "sent": str(self.sent_count),
+                "dropped": str(dropped), "lost": str(lost),
+            },
+        )  # fmt: skip
 
     def _topics(self, graph: Sequence[TopicReport], now_s: float) -> list[DiagnosticLine]:
         out: list[DiagnosticLine] = []

@@ -14,7 +14,7 @@ from foreact.robot_bridge.give_back import give_back
 from foreact.robot_bridge.observe import Observer
 from foreact.robot_bridge.record_session import RobotRecorder
 from foreact.robot_bridge.record_worker import RecordSettings
-from foreact.robot_bridge.types import CameraFrame, JointSample, State
+from foreact.robot_bridge.types import CameraFrame, Event, JointSample, State
 from foreact.vla.errors import ForeActError
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class BridgeRecorder:
         self._words: int | None = None
         self._step: int | None = None
         self.problems: list[str] = []
-        """What could not be recorded, in sentences."""
+        """What could not be recorded, in sentences; each is an event of the gate's log too."""
+        self._told = 0
 
     def frame(self, frame: CameraFrame) -> None:
         """A picture."""
@@ -57,6 +58,12 @@ class BridgeRecorder:
 
     def tick(self, now_s: float, bridge: Bridge) -> None:
         """Begin, go on or end, as the gate's state says."""
+        while self._told < len(self.problems):
+            said = f"recording: {self.problems[self._told]}"
+            bridge.gate.log.append(
+                Event(at_s=now_s, kind="recording", cause="", message=said, state=bridge.gate.state)
+            )
+            self._told += 1
         going_on = bridge.gate.state in _GOING_ON and bridge.conversation.words_id == self._words
         if self._words is not None and not going_on:
             self._end(bridge)
@@ -96,7 +103,7 @@ class BridgeRecorder:
 
     def _finish(self, meta: dict[str, str]) -> None:
         try:
-            self._recorder.end(how=meta["ended_in"], meta=meta)
+            self.problems += self._recorder.end(how=meta["ended_in"], meta=meta).notices
         except ForeActError as error:
             self.problems.append(str(error))
         give_back()  # the pictures of an episode are more than all else here

@@ -21,6 +21,7 @@ from foreact.robot_bridge.planner_hook import robot_hook
 from foreact.robot_bridge.record_bridge import BridgeRecorder
 from foreact.robot_bridge.types import State
 from foreact.sim.embodiment import desk_contract
+from foreact.vla.errors import ForeActError
 from foreact.vla.policy import Observation, Plan
 from foreact.vla.serving.requests import Anchor
 
@@ -361,3 +362,18 @@ def test_the_event_log_can_be_read_back(tmp_path: Path) -> None:
     states = [line["state"] for line in lines if line["kind"] == "state"]
     assert states == ["ready", "running", "disarmed"]
     assert lines[-1]["cause"] == Cause.OPERATOR
+
+
+def test_a_recording_that_fails_is_told_and_stops_no_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = BridgeRecorder(small_robot(), tmp_path / "store")
+
+    def full(_: str) -> None:
+        raise ForeActError("the disk is full")
+
+    monkeypatch.setattr(recorder._recorder, "begin", full)
+    world = World(tmp_path, recorder=recorder)
+    world.go()
+    told = [event.message for event in world.log.last(100) if event.kind == "recording"]
+    assert told == ["recording: the disk is full"]
+    assert world.state is State.RUNNING
+    world.close()
