@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from foreact.datasets.lint_base import EpisodeScan, Found, Rule, parts, runs, unit
-from foreact.datasets.lint_state import is_gripper
 
 _LAGS = range(-5, 11)
 _MOVED_M = 0.02
@@ -114,7 +113,7 @@ def _gripper(scan: EpisodeScan) -> Iterator[Found]:
         return
     opens = 1.0 if scan.contract.gripper == "+1 open, -1 close" else -1.0
     for part, at in parts(scan.contract.action):
-        if not is_gripper(part):
+        if not part.is_gripper:
             continue
         command = scan.action[:, at][:, 0] * opens
         steps = np.diff(width)
@@ -150,7 +149,7 @@ def _gripper_values(scan: EpisodeScan) -> Iterator[Found]:
         return
     for part, at in parts(scan.contract.action):
         values = scan.action[:, at]
-        if is_gripper(part) and values.min() >= 0 and values.max() > 0.5 and (values < 0.05).any():
+        if part.is_gripper and values.min() >= 0 and values.max() > 0.5 and (values < 0.05).any():
             yield (
                 None,
                 None,

@@ -124,7 +124,7 @@ def commands_motion(scan: EpisodeScan) -> np.ndarray:
     assert scan.action is not None
     out = np.zeros(len(scan.action), bool)
     for part, at in parts(scan.contract.action):
-        if is_gripper(part):
+        if part.is_gripper:
             continue
         values = scan.action[:, at]
         if part.relative:
@@ -135,11 +135,6 @@ def commands_motion(scan: EpisodeScan) -> np.ndarray:
             steps = np.abs(np.diff(values, axis=0, prepend=values[:1]))
             out |= (steps > 0.01 * np.where(spans > 0, spans, np.inf)).any(1)
     return out
-
-
-def is_gripper(part: Field) -> bool:
-    """Whether a field opens and closes the gripper."""
-    return part.size == 1 and "gripper" in part.name.lower()
 
 
 def _state_stands(scan: EpisodeScan) -> Iterator[Found]:
@@ -157,7 +152,7 @@ def _state_stands(scan: EpisodeScan) -> Iterator[Found]:
 def _action_stands(scan: EpisodeScan) -> Iterator[Found]:
     if scan.state is None or scan.action is None or scan.info.length < 2:
         return
-    moving = [(p, at) for p, at in parts(scan.contract.action) if not is_gripper(p)]
+    moving = [(p, at) for p, at in parts(scan.contract.action) if not p.is_gripper]
     if not moving:
         return
     relative = all(p.relative for p, _ in moving)
@@ -179,7 +174,7 @@ def _saturated(scan: EpisodeScan) -> Iterator[Found]:
     if scan.action is None:
         return
     for part, at in parts(scan.contract.action):
-        if is_gripper(part) or part.low is None or part.high is None:
+        if part.is_gripper or part.low is None or part.high is None:
             continue
         values, slack = scan.action[:, at], 1e-3 * (part.high - part.low)
         shares = ((values <= part.low + slack) | (values >= part.high - slack)).mean(0)

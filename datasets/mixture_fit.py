@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foreact.datasets.mixture import StorePart
-from foreact.datasets.resampling import Pace, action_rules, is_gripper, state_rules
+from foreact.datasets.resampling import Pace, action_rules, state_rules
 from foreact.datasets.store import Store
 from foreact.datasets.window_spec import WindowSpec
 from foreact.vla.contract import Contract, ContractMismatch, Field, Rename, adapt
@@ -121,7 +121,7 @@ def fit(store: Store, spec: WindowSpec, required: Contract, part: StorePart | No
             "cameras": tuple(c for c in required.cameras if c.name in spec.cameras),
             "state": state,
             "action": action,
-            "gripper": required.gripper if any(is_gripper(f) for f in action) else "none",
+            "gripper": required.gripper if any(f.is_gripper for f in action) else "none",
             "embodiment": offered.embodiment if any_robot else required.embodiment,
             "rate_hz": offered.rate_hz if part.rate == "resample" else required.rate_hz,
         }

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foreact.datasets.mixture_fit import MISSING, Affine, Fit
-from foreact.datasets.resampling import is_gripper
 from foreact.datasets.statistics import Moments, Statistics, pool
 from foreact.vla.contract import Contract, Field
 from foreact.vla.errors import ConfigError
@@ -123,7 +122,7 @@ def _stays(kind: str, field: Field) -> bool:
     bounded = field.low is not None and field.high is not None and field.low >= -1.0 and field.high <= 1.0
     command = "gripper" in field.name and field.unit == "1"
     return (
-        bounded or command or is_gripper(field) and kind == "action" or kind == "state" and field.rotation is not None
+        bounded or command or field.is_gripper and kind == "action" or kind == "state" and field.rotation is not None
     )
 
 

@@ -121,13 +121,9 @@ def action_rules(fields: Sequence[Field]) -> list[str]:
     return [
         rule
         for field in fields
-        for rule in ["sum" if field.relative and not is_gripper(field) else "last"] * field.size
+        for rule in ["sum" if field.relative and not field.is_gripper else "last"] * field.size
     ]
 
-
-def is_gripper(field: Field) -> bool:
-    """Whether a field is the command of a gripper; policies know it by the same sign."""
-    return "gripper" in field.name and field.size == 1
 
 
 def _state_rule(field: Field) -> str:

@@ -187,7 +187,7 @@ def unit_scale(item: Field, kind: str) -> float:
 
 
 def _kind(item: Field, joints: int) -> str:
-    if item.size == 1 and "gripper" in item.name:
+    if item.is_gripper:
         return "gripper"
     if item.rotation is not None:
         return "rotation"

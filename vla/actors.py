@@ -47,7 +47,7 @@ class ZeroActor:
         self._action = np.zeros(contract.action_size, np.float32)
         at = 0
         for field in contract.action:
-            if field.name == "gripper":
+            if field.is_gripper:
                 self._action[at : at + field.size] = -1.0 if contract.gripper.startswith("-1 open") else 1.0
             elif not field.relative:
                 raise ActorError(

@@ -60,6 +60,11 @@ class Field(_Part):
     relative: bool = False
     """True when the numbers are increments to the current target."""
 
+    @property
+    def is_gripper(self) -> bool:
+        """Whether it is about a gripper alone: one number with "gripper" in its name."""
+        return self.size == 1 and "gripper" in self.name
+
 
 class Contract(_Part):
     """Everything two parts must agree on before data may cross between them."""

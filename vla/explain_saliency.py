@@ -58,8 +58,8 @@ def action_places(contract: Contract, wanted: str) -> list[int]:
 
 def arm_places(contract: Contract) -> list[int]:
     """All numbers of an action but the gripper's (all, where there is nothing else)."""
-    gripper = contract.gripper != "none" and contract.action[-1].size == 1
-    return list(range(contract.action_size - (1 if gripper and contract.action_size > 1 else 0)))
+    of_gripper = [field.is_gripper for field in contract.action for _ in range(field.size)]
+    return [place for place, its in enumerate(of_gripper) if not its] or list(range(contract.action_size))
 
 
 def action_score(raw_BKA: Tensor, places: list[int], executed: int) -> Tensor:

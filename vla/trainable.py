@@ -205,7 +205,7 @@ class TrainablePolicy(nn.Module):
         """Position of the gripper command in the action vector, None if it has none."""
         start = 0
         for field in self.contract.action:
-            if "gripper" in field.name and field.size == 1:
+            if field.is_gripper:
                 return start
             start += field.size
         return None
