@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,8 +49,6 @@ def main(argv: list[str]) -> None:
     if checkpoints(out / "checkpoints") and not settings["resume"]:
         raise ConfigError(f"{out} holds a run already: go on with resume=true, or name another folder with out=DIR")
 
-    # Of several processes of one training, the first one holds the folder for all.
-    lock = _hold(out) if os.environ.get("RANK", "0") == "0" else None
     if not isinstance(settings["allow_changed"], list):
         raise ConfigError(f"allow_changed must be a list such as [trainer.seed], found {settings['allow_changed']!r}")
     if trainer.threads is not None:
@@ -66,26 +66,32 @@ def main(argv: list[str]) -> None:
         policy, data.batch_at, trainer, out, val_at=data.val_at, provenance=provenance, console=console,
         rows_at=data.rows_at,
     )  # fmt: skip
-    if settings["resume"] and not loop.resume(settings["allow_changed"]):
-        console.print(f"no checkpoint in {out}: starting at step 0")
-    if data.keep_features is not None:  # not before: a checkpoint brings its own tower
-        data.keep_features(policy.frozen_vision())
-    loop.run()
-    if lock is not None:
-        lock.release()
+    with _held(out):
+        if settings["resume"] and not loop.resume(settings["allow_changed"]):
+            console.print(f"no checkpoint in {out}: starting at step 0")
+        if data.keep_features is not None:  # not before: a checkpoint brings its own tower
+            data.keep_features(policy.frozen_vision())
+        loop.run()
     console.print(f"the policy is in {out / 'policy'}")
 
 
-def _hold(out: Path) -> FileLock:
-    """The run's folder, for this process alone until the lock is let go.
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """The run's folder, for this training alone; of its processes the first one holds it for all.
 
     Raises:
         ConfigError: If another training is at it.
     """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(f"another training is at work in {out}; wait for it, or choose another out=DIR") from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
