@@ -10,6 +10,7 @@ from typing import Any
 
 from foreact.robot_bridge.bridge import Bridge
 from foreact.robot_bridge.config import Robot
+from foreact.robot_bridge.conversation import STATED
 from foreact.robot_bridge.event_log import EventLog
 from foreact.robot_bridge.gate import Gate, default_scheduler
 from foreact.robot_bridge.gate_lease import ArmLease
@@ -27,8 +28,6 @@ _ELSEWHERE = {
     "require_description": "topics.robot_description",
 }  # fmt: skip
 """Settings of the gate that follow from another entry of the robot file: set twice, they could differ."""
-STATED = ("checkpoint", "contract_hash")
-"""What a bridge tells its gate of the policy's identity (`Conversation.warmed_up`)."""
 
 
 class PolicyDoesNotFit(ForeActError):

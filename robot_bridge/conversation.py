@@ -24,6 +24,8 @@ from foreact.robot_bridge.policy_thread import Answer, PolicyThread, Question
 from foreact.robot_bridge.transport import Transport
 from foreact.robot_bridge.types import ActionChunk, CameraFrame, Event, JointSample, State
 
+STATED = ("checkpoint", "contract_hash")
+"""What the gate is told of the policy's identity."""
 _ASK_AGAIN_S = 0.2
 _PLANS_KEPT = 16
 
@@ -125,7 +127,7 @@ class Conversation:
         """It made its plans, which took so long [s], and forgets them."""
         self._reset(now_s)
         self.gate.on_warmup(took)
-        self.gate.on_identity({name: str(self._metadata.get(name, "")) for name in ("checkpoint", "contract_hash")})
+        self.gate.on_identity({name: str(self._metadata.get(name, "")) for name in STATED})
 
     def shown(self, frames: Mapping[str, CameraFrame], joints: JointSample | None) -> None:
         """What is there to be seen from now on."""
