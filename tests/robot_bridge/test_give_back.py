@@ -42,3 +42,38 @@ def test_what_was_freed_between_what_stays_goes_back(memory: str) -> None:
     found = subprocess.run([sys.executable, "-c", PROGRAM, memory], capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr
     assert float(found.stdout) > 30.0  # MiB, of 86 that were freed
+
+
+# Twelve threads that each hold a block at the same time; glibc itself then says how many arenas there are.
+THREADS = """
+import ctypes
+import sys
+import threading
+from foreact.robot_bridge.give_back import few_arenas
+
+if sys.argv[1] == "few":
+    assert few_arenas()
+all_hold = threading.Barrier(13)
+
+def hold():
+    block = ctypes.CDLL(None).malloc
+    block.restype = ctypes.c_void_p
+    assert block(100_000)
+    all_hold.wait()
+
+for _ in range(12):
+    threading.Thread(target=hold).start()
+all_hold.wait()
+ctypes.CDLL(None).malloc_stats()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or give_back._TRIM is None, reason="needs glibc's arenas")
+def test_threads_share_few_arenas() -> None:
+    found = {
+        arenas: subprocess.run([sys.executable, "-c", THREADS, arenas], capture_output=True, text=True, timeout=60)
+        for arenas in ("usual", "few")
+    }
+    assert all(run.returncode == 0 for run in found.values()), found
+    count = {arenas: run.stderr.count("Arena ") for arenas, run in found.items()}
+    assert count["few"] <= 2 < count["usual"]

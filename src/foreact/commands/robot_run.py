@@ -42,9 +42,11 @@ def run(
     Ctrl-C stops the arm and disarms."""
     from foreact.robot_bridge.assemble import assemble
     from foreact.robot_bridge.config import load_robot
+    from foreact.robot_bridge.give_back import few_arenas
     from foreact.robot_bridge.line_writer import LineWriter
     from foreact.vla.serving.access import read_token
 
+    few_arenas()
     settings = load_robot(robot)
     need_trajectories(settings, transport)
     way, refusals = open_transport(settings, transport, domain_id, allow_network)

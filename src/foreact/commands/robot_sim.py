@@ -49,10 +49,12 @@ def sim(
     if view and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise ForeActError("--view needs a display, and DISPLAY and WAYLAND_DISPLAY are not set; leave it out")
     from foreact.commands.terminate import orderly_end
+    from foreact.robot_bridge.give_back import few_arenas
     from foreact.robot_bridge.sim_robot import SimRobot, SimRobotSettings
     from foreact.robot_bridge.sim_robot_loop import run_in_real_time
     from foreact.sim.robot_body import DeskBody
 
+    few_arenas()
     names, sizes = _topics(robot)
     # MuJoCo and the renderer with several threads each only get in each other's way
     os.environ.setdefault("LP_NUM_THREADS", "0")
