@@ -333,16 +333,14 @@ class Gate:
         forward = now_s >= self._tick_s
         self._tick_s = now_s if forward else self._tick_s
         self._n_ticks += 1
+        if late > self.settings.late_tick_s and self._n_ticks > 1:
+            self._late(late, now_s)
         if self.state in (State.DISARMED, State.FAULT):
             self._finding = None
             return None
         if not forward:
             self._fault(self._tick_s, Finding(Cause.CLOCK_JUMP, "the steady clock ran backwards", fault=True))
             return None
-        if late > self.settings.late_tick_s:
-            self.late_ticks += 1
-            asleep = late > self.settings.late_fault_s  # stopped or suspended: nobody knows what happened meanwhile
-            self._demand(Finding(Cause.TICK_LATE, f"the gate was {1000 * late:.0f} ms late", fault=asleep))
         worst = self._worst(now_s)
         self._finding = None
         if worst is not None and worst.fault:
@@ -357,6 +355,14 @@ class Gate:
             if problem is not None:
                 self._hold(now_s, problem)
         return self._message(now_s)
+
+    def _late(self, late_s: float, now_s: float) -> None:
+        self.late_ticks += 1
+        message = f"the gate was {1000 * late_s:.0f} ms late"
+        if self.state not in (State.READY, State.RUNNING):  # in these it is the cause of the HOLD that follows
+            self._log(now_s, "warning", Cause.TICK_LATE, message)
+        # Stopped or suspended for so long: nobody knows what happened meanwhile.
+        self._demand(Finding(Cause.TICK_LATE, message, fault=late_s > self.settings.late_fault_s))
 
     def _worst(self, now_s: float) -> Finding | None:
         """The first FAULT there is, else the first HOLD."""
@@ -391,7 +397,7 @@ class Gate:
     def _holding(self, now_s: float, finding: Finding | None) -> None:
         """Comes to rest; then waits for the cause to go, then for a chunk."""
         motion = self.motion
-        if finding is not None and self._clear_s is not None and self._cause is not finding.cause:
+        if finding is not None and self._clear_s is not None and finding.cause not in (self._cause, Cause.TICK_LATE):
             self._log(now_s, "warning", finding.cause, finding.message)
         if finding is not None:
             self._clear_s, self._rest_s = None, math.inf

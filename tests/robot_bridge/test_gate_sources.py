@@ -186,6 +186,22 @@ def test_a_late_tick(late_s: float) -> None:
     assert w.gate.late_ticks == 0 and w.gate.cause is not Cause.TICK_LATE
 
 
+@pytest.mark.parametrize("state", [State.DISARMED, State.HOLD])
+def test_a_late_tick_is_told_in_every_state(state: State) -> None:
+    """Also where it stops nothing: who looks for the cause of a late tick needs to know when it was."""
+    w = world()
+    if state is State.DISARMED:
+        w.gate.disarm(w.now_s)
+    else:
+        w.gate.stop(w.now_s, "asked to")
+    assert w.gate.state is state
+    w.now_s += 0.06
+    w.tick()
+    told = [event for event in w.gate.log.last(5) if event.cause == Cause.TICK_LATE.value]
+    assert [event.kind for event in told] == ["warning"] and "60 ms late" in told[0].message
+    assert w.gate.late_ticks == 1 and w.gate.state is state
+
+
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 GOOD = np.zeros((12, 16, 3), np.uint8)
