@@ -6,9 +6,7 @@ Processes, not threads: most of the work is numpy on small pictures, and two thr
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 from foreact.datasets.layout import StoreError
 from foreact.datasets.lint_base import Limits
 from foreact.datasets.store import Store
-from foreact.vla.processes import one_thread_each
+from foreact.vla.processes import end_with_parent, one_thread_each
 
 if TYPE_CHECKING:
     from foreact.datasets.lint import Seen
@@ -62,7 +60,7 @@ def look_at_all(store: Store, numbers: range, limits: Limits, workers: int) -> I
 
 
 def _begin(store: Store, limits: Limits) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _open["store"] = store, limits
 
 
@@ -71,10 +69,3 @@ def _look(number: int) -> Seen:
 
     store, limits = _open["store"]
     return look_at(store, number, limits)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)

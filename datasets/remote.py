@@ -63,7 +63,9 @@ class RemoteFiles:
             from obstore.store import from_url
             from zarr.storage import ObjectStore
         except ImportError as error:
-            raise StoreError(f"{url}: reading from object storage needs obstore: pip install 'foreact[s3]'") from error
+            raise StoreError(
+                f"{url}: reading from object storage needs obstore: pip install '.[s3]' in ForeAct's folder"
+            ) from error
         options: Any = {"timeout": f"{timeout_s}s", "connect_timeout": f"{min(_CONNECT_S, timeout_s)}s"}
         if str(config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")).startswith("http://"):
             options["allow_http"] = True  # who names an address without TLS means it

@@ -269,7 +269,7 @@ def _mujoco() -> Any:
     try:
         import mujoco
     except ImportError as error:
-        raise ConfigError("inverse kinematics needs MuJoCo: pip install 'foreact[robot,sim]'") from error
+        raise ConfigError("inverse kinematics needs MuJoCo: pip install '.[robot,sim]' in ForeAct's folder") from error
     return mujoco
 
 
@@ -277,5 +277,5 @@ def _mink() -> Any:
     try:
         import mink
     except ImportError as error:
-        raise ConfigError("inverse kinematics needs mink: pip install 'foreact[robot]'") from error
+        raise ConfigError("inverse kinematics needs mink: pip install '.[robot]' in ForeAct's folder") from error
     return mink

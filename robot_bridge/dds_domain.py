@@ -59,7 +59,7 @@ def enter_domain(scope: NetworkScope) -> None:
     except ImportError as error:
         raise TransportError(
             "DDS needs the package cyclonedds, which is not installed (it has none for Python 3.14 yet): "
-            "pip install 'foreact[robot]'"
+            "pip install '.[robot]' in ForeAct's folder"
         ) from error
     wanted = domain_settings(scope, os.environ.get("CYCLONEDDS_URI", ""))
     with _lock:

@@ -286,7 +286,7 @@ def make_writer(stream: IO[bytes], compression: str) -> Any:
     try:
         from mcap.writer import CompressionType, Writer
     except ImportError as error:
-        raise BagError("recording bags needs the package mcap: pip install 'foreact[robot]'") from error
+        raise BagError("recording bags needs the package mcap: pip install '.[robot]' in ForeAct's folder") from error
     if not hasattr(Writer, "flush"):
         raise BagError("the package mcap is too old to flush what it writes: pip install 'mcap>=1.6'")
     kinds = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4, "none": CompressionType.NONE}

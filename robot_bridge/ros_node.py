@@ -59,7 +59,7 @@ def need_ros() -> None:
             f"this needs ROS 2's Python library rclpy, and Python {version} at {sys.executable} has none ({_missing}). "
             "Install ROS 2 Jazzy (https://docs.ros.org/en/jazzy/Installation.html), then: "
             "`source /opt/ros/jazzy/setup.bash`, `python3 -m venv --system-site-packages venv`, "
-            "`venv/bin/pip install 'foreact[robot]' 'numpy<2'`, and run it with that Python; see docs/ros2.md. "
+            "`venv/bin/pip install '.[robot]' 'numpy<2'`, and run it with that Python; see docs/ros2.md. "
             "Without ROS, `foreact robot run` speaks to the same topics"
         )
 

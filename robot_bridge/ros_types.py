@@ -48,7 +48,7 @@ def typestore() -> Any:
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError as error:
         raise TransportError(
-            "ROS 2 messages need the package rosbags, which is not installed: pip install 'foreact[robot]'"
+            "ROS 2 messages need rosbags, which is not installed: pip install '.[robot]' in ForeAct's folder"
         ) from error
     store = get_typestore(Stores.ROS2_JAZZY)
     store.max_sequence_length = MAX_ELEMENTS

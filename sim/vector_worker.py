@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing.connection
-import os
 import signal
-import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ import numpy as np
 from gymnasium.vector.utils import read_from_shared_memory
 
 from foreact.vla.errors import ForeActError
+from foreact.vla.processes import end_with_parent
 
 Arrays = dict[str, Any]
 """What `board_space` names, as arrays whose first axis is the environment."""
@@ -71,7 +69,7 @@ def open_board(space: gym.spaces.Dict, shared: Any, num_envs: int) -> Arrays:
 def serve(pipe: Connection, shared: Any, space: gym.spaces.Dict, shard: Shard) -> None:
     """Make the environments, then answer (command, argument) with a reply each until told to close."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     envs = None
     try:
         envs = _make(shard)
@@ -118,11 +116,3 @@ def _answer(envs: gym.vector.SyncVectorEnv, board: Arrays, mine: slice, command:
     for key, batch in obs.items():
         board["observation"][key][mine] = batch
     return info
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed cannot end its workers, and they must not go on without it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)

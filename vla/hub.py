@@ -263,7 +263,7 @@ def _api() -> HfApi:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise ConfigError(f"{SCHEME} needs huggingface_hub: pip install 'foreact[train]'") from error
+        raise ConfigError(f"{SCHEME} needs huggingface_hub: pip install '.[train]' in ForeAct's folder") from error
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="foreact")
 
 

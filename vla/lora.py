@@ -96,7 +96,7 @@ def add_lora(model: Any, lora: Lora) -> int:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ConfigError("policy.lora_rank needs peft: pip install 'foreact[lora]'") from error
+        raise ConfigError("policy.lora_rank needs peft: pip install '.[lora]' in ForeAct's folder") from error
 
     wanted = lora.targets or QUERIES_AND_VALUES.get(str(model.config.model_type), ("query", "value"))
     layers = {n: m for n, m in model.named_modules() if _linear(m) and n.rpartition(".")[2] in wanted}

@@ -1,8 +1,11 @@
-"""Worker processes: what their environment must say before they start."""
+"""Worker processes: what their environment must say before they start, and that they end with who started them."""
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,3 +31,15 @@ def one_thread_each() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: a parent that was killed cannot end its workers."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

@@ -40,7 +40,7 @@ def arrow() -> tuple[Any, Any]:
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError(
-            "LeRobot datasets are Parquet files; reading and writing them needs pyarrow: pip install 'foreact[data]'"
+            "LeRobot datasets are Parquet files, which need pyarrow: pip install '.[data]' in ForeAct's folder"
         ) from error
     return pyarrow, pyarrow.parquet
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +12,7 @@ from foreact.datasets.formats.base import FormatError, Sink, Source
 from foreact.datasets.formats.registry import Opening
 from foreact.vla.contract import Contract
 from foreact.vla.errors import ForeActError
+from foreact.vla.processes import end_with_parent
 
 if TYPE_CHECKING:
     from foreact.datasets.formats.convert import Target
@@ -57,7 +55,7 @@ def parallel(
 
 
 def _begin(opening: Opening, target: Target, contract_yaml: str) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _open["source"] = opening.open()
     _open["sink"] = target.open(Contract.from_yaml(contract_yaml))
 
@@ -71,10 +69,3 @@ def _transfer(name: str) -> tuple[int, str]:
         return transfer(source, sink, name), ""
     except ForeActError as error:
         return 0, str(error)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)

@@ -137,7 +137,7 @@ class MetaworldSuite:
         if mujoco.mjNEQDATA != 11:
             raise SuiteError(
                 f"Meta-World does not run with mujoco {mujoco.__version__}; it needs 3.3.0. Make a virtual "
-                "environment of its own for it: pip install 'foreact[metaworld]'"
+                "environment of its own for it: pip install '.[metaworld]' in ForeAct's folder"
             )
 
     def contract(self, sizes: Sizes | None = None) -> Contract:

@@ -84,7 +84,7 @@ def test_it_measures_our_codecs_without_peers(store: Path, capsys: pytest.Captur
 
 
 def test_a_window_is_ten_frames_in_one_block_per_camera(store: Path) -> None:
-    torch = pytest.importorskip("torch", reason="needs torch: pip install 'foreact[train]'")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install '.[train]'")
     batch = window_sampler(str(store), 8).batch_at(0)
     for part in (batch.images, batch.future):
         for pictures in part.values():

@@ -106,7 +106,7 @@ def test_errors_for_people_keep_their_status_and_bugs_are_not_hidden() -> None:
     assert explain(ConfigError("no")) == ("no", 2)
     assert explain(ForeActError("no")) == ("no", 1)
     missing = explain(ModuleNotFoundError("No module named 'mujoco.x'", name="mujoco.x"))
-    assert missing is not None and "foreact[sim]" in missing[0]
+    assert missing is not None and ".[sim]' in ForeAct's folder" in missing[0]
     assert explain(ModuleNotFoundError("No module named 'foreact.oops'", name="foreact.oops")) is None
     assert explain(ZeroDivisionError()) is None
 

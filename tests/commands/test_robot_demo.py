@@ -56,7 +56,7 @@ def test_a_process_that_ends_is_told_with_the_end_of_its_log(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_one_try_of_the_real_demo_is_judged_and_recorded(tmp_path: Path) -> None:
-    pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install 'foreact[robot]'")
+    pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install '.[robot]'")
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     found = subprocess.run(
         [sys.executable, "-m", "foreact.commands.main", "robot", "demo", "open the drawer", "--task", "open_drawer",

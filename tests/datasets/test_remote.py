@@ -26,7 +26,7 @@ from foreact.datasets.windows import WindowSampler, WindowSpec
 from foreact.vla.contract import Camera, Contract
 from foreact.vla.errors import ConfigError
 
-obstore = pytest.importorskip("obstore", reason="needs obstore: pip install 'foreact[s3]'")
+obstore = pytest.importorskip("obstore", reason="needs obstore: pip install '.[s3]'")
 moto = pytest.importorskip("moto.moto_server.werkzeug_app", reason="needs an S3 server: pip install 'moto[server]'")
 serving = pytest.importorskip("werkzeug.serving", reason="needs an S3 server: pip install 'moto[server]'")
 BUCKET = "robot-data"

@@ -199,7 +199,7 @@ def test_rerun_is_optional(store: Store, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_rerun_recording_is_written(store: Store, tmp_path: Path) -> None:
-    pytest.importorskip("rerun", reason="needs the rerun viewer: pip install 'foreact[view]'")
+    pytest.importorskip("rerun", reason="needs the rerun viewer: pip install '.[view]'")
     from foreact.datasets.view_rerun import write_rerun
 
     path = tmp_path / "x.rrd"

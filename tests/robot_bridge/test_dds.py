@@ -26,7 +26,7 @@ from foreact.robot_bridge.types import (
     Trajectory,
 )
 
-pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install 'foreact[robot]'")
+pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install '.[robot]'")
 
 from foreact.robot_bridge.dds_domain import domain_settings
 from foreact.robot_bridge.dds_transport import DdsRobotSide, DdsTransport

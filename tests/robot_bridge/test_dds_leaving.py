@@ -11,7 +11,7 @@ import pytest
 from foreact.robot_bridge.network import NetworkScope
 from foreact.robot_bridge.topic_names import make_topics
 
-pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install 'foreact[robot]'")
+pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install '.[robot]'")
 
 from foreact.robot_bridge.dds_node import DdsNode
 

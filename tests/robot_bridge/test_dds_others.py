@@ -24,7 +24,7 @@ from foreact.robot_bridge.types import (
     TopicReport,
 )
 
-pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install 'foreact[robot]'")
+pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install '.[robot]'")
 
 from foreact.robot_bridge.dds_transport import DdsRobotSide, DdsTransport
 

@@ -167,7 +167,7 @@ def test_preflight_and_the_operators_commands_over_dds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     """A robot and a bridge on real topics; preflight finds them, and an operator arms, speaks, stops and disarms."""
-    pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install 'foreact[robot]'")
+    pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install '.[robot]'")
     import os
     import time
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install 'foreact[robot]'")
+pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install '.[robot]'")
 
 from foreact.commands.demo import find_checkpoint
 from foreact.commands.robot_kills import BOUND_S, KINDS, Report, Trial, kill_test

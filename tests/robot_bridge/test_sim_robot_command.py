@@ -21,7 +21,7 @@ from foreact.robot_bridge.types import CameraFrame, JointSample, RobotMode, Traj
 from foreact.sim.robot_body import DeskBody
 from foreact.vla.errors import ConfigError, ForeActError
 
-pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install 'foreact[robot]'")
+pytest.importorskip("cyclonedds", reason="needs pip's cyclonedds: pip install '.[robot]'")
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = 90 + os.getpid() % 10

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("zenoh", reason="needs eclipse-zenoh: pip install 'foreact[zenoh]'")
+pytest.importorskip("zenoh", reason="needs eclipse-zenoh: pip install '.[zenoh]'")
 
 import zenoh
 

@@ -24,7 +24,7 @@ from foreact.robot_bridge.network import NetworkScope
 from foreact.robot_bridge.topic_names import make_topics
 from foreact.robot_bridge.types import DiagnosticLine, RobotMode, State, TopicReport, Trajectory
 
-pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install 'foreact[robot]'")
+pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install '.[robot]'")
 
 from foreact.robot_bridge.dds_transport import DdsRobotSide, DdsTransport
 

@@ -152,4 +152,4 @@ def test_ros2_run_without_foreact_is_a_sentence(sourced: Mapping[str, str], tmp_
         ["ros2", "run", "foreact_ros", "bridge"], env={**sourced, "PYTHONPATH": without}, cwd=tmp_path,
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert found.returncode != 0 and "pip install 'foreact[robot]'" in found.stderr and "Traceback" not in found.stderr
+    assert found.returncode != 0 and "pip install '.[robot]'" in found.stderr and "Traceback" not in found.stderr

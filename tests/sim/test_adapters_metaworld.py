@@ -27,7 +27,7 @@ ACTIONS, OBS, REWARD, SUCCESS = RECORDED[:, 1:5], RECORDED[:, 5:44], RECORDED[:,
 
 runs = pytest.mark.skipif(
     importlib.util.find_spec("metaworld") is None or mujoco.mjNEQDATA != 11,
-    reason="Meta-World is not installed with the MuJoCo that it needs; pip install 'foreact[metaworld]'",
+    reason="Meta-World is not installed with the MuJoCo that it needs; pip install '.[metaworld]'",
 )
 
 

@@ -21,7 +21,7 @@ from foreact.vla.text import ClipText
 from foreact.vla.training.synthetic import SyntheticWindows, synthetic_contract
 from foreact.vla.vision import PretrainedVision
 
-pytest.importorskip("peft", reason="needs peft: pip install 'foreact[lora]'")
+pytest.importorskip("peft", reason="needs peft: pip install '.[lora]'")
 
 SIZES: dict[str, Any] = dict(
     history=2, history_stride=1, foresight_steps=2, chunk=2, execute_steps=1, width=16, layers=1, heads=2,

@@ -48,7 +48,9 @@ class Ranks:
         try:
             from accelerate import PartialState
         except ImportError as error:
-            raise ConfigError("training in several processes needs accelerate: pip install 'foreact[train]'") from error
+            raise ConfigError(
+                "training in several processes needs accelerate: pip install '.[train]' in ForeAct's folder"
+            ) from error
         if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
             raise ConfigError(
                 "say trainer.shard=true instead of accelerate's --use_fsdp: it works on CPUs and GPUs alike"

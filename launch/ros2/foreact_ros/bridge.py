@@ -12,6 +12,6 @@ def main() -> None:
     except ImportError as error:
         sys.exit(
             f"error: {sys.executable} cannot import foreact ({error}). Install it for that Python "
-            "(pip install 'foreact[robot]' 'numpy<2'), or activate the environment that has it; see docs/ros2.md"
+            "(pip install '.[robot]' 'numpy<2'), or activate the environment that has it; see docs/ros2.md"
         )
     sys.exit(run())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,14 +18,7 @@ from foreact.commands.collect_record import Outcome
 from foreact.commands.collect_settings import CollectSettings
 from foreact.commands.terminate import signals_wait
 from foreact.vla.errors import ForeActError
-
-_ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",  # llvmpipe draws in the calling thread
-}
-"""Processes are the parallelism here; threads below them only take each other's cores."""
+from foreact.vla.processes import end_with_parent, one_thread_each
 
 
 class CollectError(ForeActError):
@@ -48,9 +39,7 @@ class Workers:
         # Spawned, not forked: a GL context must not be shared with a child.
         context = multiprocessing.get_context("spawn")
         self._pipes: dict[Any, Any] = {}
-        added = _ONE_THREAD.keys() - os.environ.keys()
-        os.environ.update({key: _ONE_THREAD[key] for key in added})  # children inherit it
-        try:
+        with one_thread_each():
             for number in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(settings, theirs), daemon=True, name=f"worker {number}")
@@ -58,9 +47,6 @@ class Workers:
                     process.start()
                 theirs.close()
                 self._pipes[ours] = process
-        finally:
-            for key in added:
-                del os.environ[key]
 
     @property
     def processes(self) -> list[Any]:
@@ -127,7 +113,7 @@ class Workers:
 
 def _work(settings: CollectSettings, pipe: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         from foreact.commands.collect_record import Worker
 
@@ -142,11 +128,3 @@ def _work(settings: CollectSettings, pipe: Any) -> None:
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         pipe.send(_Failed(f"a worker failed, which is a bug in ForeAct:\n{trace}", 1))
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed cannot end its workers, and they must not go on without it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

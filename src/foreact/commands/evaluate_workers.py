@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
 import queue
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from foreact.commands.evaluate_films import Filmed, path_of
 from foreact.commands.evaluate_folder import EvaluationError
 from foreact.commands.evaluate_settings import EvaluateSettings
 from foreact.vla.errors import ConfigError, ForeActError
-from foreact.vla.processes import one_thread_each
+from foreact.vla.processes import end_with_parent, one_thread_each
 from foreact.vla.results import ChainAttempt, ChainRecord, Record, RolloutRecord
 
 if TYPE_CHECKING:
@@ -134,7 +131,7 @@ def _later(films: Callable[[], list[Job]]) -> Iterator[Job]:
 
 def _worker(settings: EvaluateSettings, todo: Any, again: Any, done: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         for item in _work(settings, iter(todo.get, None), iter(again.get, None)):
             done.put(item)
@@ -143,14 +140,6 @@ def _worker(settings: EvaluateSettings, todo: Any, again: Any, done: Any) -> Non
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         done.put(_Failed(f"a worker of the evaluation failed, which is a bug in ForeAct or in the actor:\n{trace}", 1))
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed cannot end its workers, and they must not go on without it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _work(settings: EvaluateSettings, jobs: Iterable[Job], films: Iterable[Job]) -> Iterator[About | Record | Filmed]:

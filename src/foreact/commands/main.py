@@ -285,7 +285,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ForeActError):
         return str(error), error.exit_code
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
-        return f"this needs {error.name}, which is not installed: pip install 'foreact[{extra}]'", 1
+        return f"this needs {error.name}, which is not installed: pip install '.[{extra}]' in ForeAct's folder", 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room, then give the same command again (train: with resume=true)", 1
