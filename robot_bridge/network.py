@@ -198,6 +198,18 @@ def _beyond(uri: str) -> list[str]:
         for peer in re.findall(r"<Peer\b[^>]*?\baddress\s*=\s*[\"']([^\"']*)[\"']", text, re.IGNORECASE):
             if not is_loopback(peer):
                 found.append(f"{name} names the peer {peer:.60}")
+        for interface in _interfaces(text):
+            if interface != "lo" and not is_loopback(interface):
+                found.append(f"{name} chooses the network interface {interface:.60}")
+    return found
+
+
+def _interfaces(text: str) -> list[str]:
+    """Addresses and names of the interfaces that a piece of XML chooses, in both spellings that cyclonedds knows."""
+    found = [value.strip() for value in re.findall(r"<NetworkInterfaceAddress>([^<]*)<", text, re.IGNORECASE)]
+    for inside in re.findall(r"<NetworkInterface\b([^>]*)>", text, re.IGNORECASE):
+        given = dict(re.findall(r"\b(address|name|autodetermine)\s*=\s*[\"']([^\"']*)[\"']", inside.lower()))
+        found.append(given.get("address") or given.get("name") or "that it finds")
     return found
 
 

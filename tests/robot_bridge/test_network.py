@@ -75,6 +75,21 @@ MATRIX: dict[str, tuple[dict[str, str], Range, bool, bool]] = {
     "distant peer by settings": (
         {"CYCLONEDDS_URI": "<Peers><Peer Address='robot.lan'/></Peers>"}, Range.LOCALHOST, False, False,
     ),
+    "another interface by settings": (
+        {"CYCLONEDDS_URI": "<Interfaces><NetworkInterface name='eth0' priority='1'/></Interfaces>"},
+        Range.LOCALHOST, False, False,
+    ),
+    "an interface that is found": (
+        {"CYCLONEDDS_URI": "<networkinterface autodetermine='true'/>"}, Range.LOCALHOST, False, False,
+    ),
+    "another interface, as it was spelt": (
+        {"CYCLONEDDS_URI": "<NetworkInterfaceAddress>192.168.1.4</NetworkInterfaceAddress>"},
+        Range.LOCALHOST, False, False,
+    ),
+    "this machine's interface": (
+        {"CYCLONEDDS_URI": "<NetworkInterface Name='lo'/>,<NetworkInterface address=\"127.0.0.1\" />"},
+        Range.LOCALHOST, False, True,
+    ),
     "harmless settings": (
         {"CYCLONEDDS_URI": "<General><AllowMulticast>false</AllowMulticast></General>,"}, Range.LOCALHOST, False, True,
     ),
