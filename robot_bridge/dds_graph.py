@@ -107,13 +107,18 @@ class DdsGraph:
             if not rival.here:
                 verb = "publishes" if spec.direction == "out" else "listens"
                 notes.append(f"{names.get(rival.guid, 'a participant without a node name')} {verb} here too")
+        goals = f"rq{spec.goals}Request" if spec.goals else None  # the request's topic, as rmw_cyclonedds names it
+        clients = [e for e in self._found["writer"].values() if e.topic == goals]
+        for client in clients:
+            who = names.get(client.guid, "a participant without a node name")
+            notes.append(f"{who} may send goals to {spec.action}")
         return TopicReport(
             topic=spec.topic,
             role=spec.role,
             direction=spec.direction,
             expected_type=spec.type,
             found_types=tuple(sorted({e.type for e in (*writers, *readers) if not e.here})),
-            publishers=len(writers),
+            publishers=len(writers) + len(clients),
             subscribers=len(readers),
             rate_hz=rate_hz,
             qos_problem="; ".join(problems),

@@ -118,13 +118,16 @@ class RosGraph:
         if (mine := self._node.get_fully_qualified_name()) in names:
             names.remove(mine)  # one endpoint is ours; a second bridge may have the same name
             notes += [f"{rival} {'listens' if coming_in else 'publishes'} here too" for rival in names]
+        clients = self._node.count_clients(self._node.resolve_service_name(spec.goals)) if spec.goals else 0
+        if clients:
+            notes.append(f"{clients} may send goals to {spec.action}")
         return TopicReport(
             topic=topic,
             role=spec.role,
             direction=spec.direction,
             expected_type=spec.type,
             found_types=tuple(sorted({peer.topic_type for peer in (*writers, *readers)})),
-            publishers=len(writers),
+            publishers=len(writers) + clients,
             subscribers=len(readers),
             rate_hz=self._rate(spec.role) if coming_in else None,
             qos_problem="; ".join(problems),

@@ -59,6 +59,13 @@ class TopicSpec:
     direction: Literal["in", "out"]
     """As the bridge sees it."""
     qos: Qos
+    action: str = ""
+    """Of the same controller: its clients command the arm as publishers of the topic do, and are counted with them."""
+
+    @property
+    def goals(self) -> str:
+        """The service to which clients of `action` send their goals (ros2/design, "Actions"); "" without one."""
+        return f"{self.action}/_action/send_goal" if self.action else ""
 
     def reversed(self) -> TopicSpec:
         """As the robot sees it."""
@@ -169,8 +176,10 @@ class TopicNames(_Part):
         """Every topic, cameras first."""
         out: list[TopicSpec] = []
 
-        def add(role: str, topic: str, kind: str, direction: Literal["in", "out"], qos: Qos) -> None:
-            out.append(TopicSpec(role, self.full(topic), kind, direction, qos))
+        def add(
+            role: str, topic: str, kind: str, direction: Literal["in", "out"], qos: Qos, action: str = ""
+        ) -> None:
+            out.append(TopicSpec(role, self.full(topic), kind, direction, qos, action))
 
         for name, camera in self.cameras.items():
             kind = "sensor_msgs/msg/CompressedImage" if camera.compressed else "sensor_msgs/msg/Image"
@@ -183,7 +192,8 @@ class TopicNames(_Part):
             add(role, getattr(self, role), "std_msgs/msg/Bool", "in", BUTTON)
         if self.robot_description:
             add("description", self.robot_description, "std_msgs/msg/String", "in", LATCHED)
-        add("trajectory", self.trajectory, "trajectory_msgs/msg/JointTrajectory", "out", COMMAND)
+        kind = "trajectory_msgs/msg/JointTrajectory"
+        add("trajectory", self.trajectory, kind, "out", COMMAND, self.full(self.action))
         if self.gripper:
             add("gripper", self.gripper, "std_msgs/msg/Float64MultiArray", "out", COMMAND)
         add("state", self.state, "std_msgs/msg/String", "out", LATCHED)

@@ -39,7 +39,7 @@ class Endpoint:
 
     session: str
     kind: str
-    """Such as "MP", which publishes, or "MS", which subscribes; "NN" is the node itself."""
+    """Such as "MP", which publishes, "MS", which subscribes, or "SC", a service's client; "NN" is the node itself."""
     node: str
     """Fully qualified."""
     topic: str = ""
@@ -106,6 +106,7 @@ class ZenohGraph:
         """What is known of one topic; in Zenoh all QoS fit each other."""
         with self._lock:
             on_topic = [e for e in self._found.values() if e.topic == spec.topic and e.kind in ("MP", "MS")]
+            clients = [e for e in self._found.values() if spec.goals and e.topic == spec.goals and e.kind == "SC"]
         publishers = [e for e in on_topic if e.kind == "MP"]
         others = [e for e in on_topic if e.session != self._session]
         notes = []
@@ -116,13 +117,14 @@ class ZenohGraph:
                 notes.append(f"{other.node} has another version of {spec.type}, which is never connected")
             if other.kind == ("MP" if spec.direction == "out" else "MS"):
                 notes.append(f"{other.node} {'publishes' if spec.direction == 'out' else 'listens'} here too")
+        notes += [f"{client.node} may send goals to {spec.action}" for client in clients]
         return TopicReport(
             topic=spec.topic,
             role=spec.role,
             direction=spec.direction,
             expected_type=spec.type,
             found_types=tuple(sorted({e.type for e in others})),
-            publishers=len(publishers),
+            publishers=len(publishers) + len(clients),
             subscribers=len(on_topic) - len(publishers),
             rate_hz=rate_hz,
             notes=tuple(notes),

@@ -106,18 +106,18 @@ class Other:
         self.participant = DomainParticipant(SCOPE.domain_id)
         self.kept: list[Any] = []
 
-    def topic(self, name: str, kind: str) -> Any:
+    def topic(self, name: str, kind: str, prefix: str = "rt") -> Any:
         from cyclonedds.topic import Topic
 
         from foreact.robot_bridge.dds_types import idl_type
 
-        return Topic(self.participant, "rt" + name, idl_type(kind))
+        return Topic(self.participant, prefix + name, idl_type(kind))
 
-    def writer(self, name: str, kind: str, *policies: Any) -> Any:
+    def writer(self, name: str, kind: str, *policies: Any, prefix: str = "rt") -> Any:
         from cyclonedds.pub import DataWriter
         from cyclonedds.qos import Qos
 
-        self.kept.append(DataWriter(self.participant, self.topic(name, kind), Qos(*policies)))
+        self.kept.append(DataWriter(self.participant, self.topic(name, kind, prefix), Qos(*policies)))
         return self.kept[-1]
 
     def reader(self, name: str, kind: str, *policies: Any) -> Any:
@@ -210,6 +210,17 @@ def test_a_second_publisher_is_counted_within_two_seconds(
         assert any("publishes here too" in note for note in report(bridge, role).notes)
     other.close()
     until(lambda: report(bridge, role).publishers == 1)
+
+
+@pytest.mark.fault("B18", n=1, event="a client of the controller's action")
+def test_a_client_of_the_controllers_action_is_counted(bridge: DdsTransport, other: Other) -> None:
+    writer = other.writer("/joint_trajectory_controller/follow_joint_trajectory/_action/send_goalRequest",
+                          "std_msgs/msg/String", prefix="rq")  # fmt: skip
+    took = until(lambda: report(bridge, "trajectory").publishers == 2)
+    assert writer is not None and took < 2.0
+    assert any("may send goals to /joint_trajectory_controller" in note for note in report(bridge, "trajectory").notes)
+    other.close()
+    until(lambda: report(bridge, "trajectory").publishers == 1)
 
 
 @pytest.mark.fault("B18", n=1, event="a second bridge, in another process")

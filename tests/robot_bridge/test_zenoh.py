@@ -161,6 +161,26 @@ def test_a_second_bridge_is_counted_within_two_seconds(ends: Ends, router: str) 
     until(lambda: report(bridge, "trajectory").publishers == 1)
 
 
+@pytest.mark.fault("B18", n=1, event="a client of the controller's action, over Zenoh")
+def test_a_client_of_the_controllers_action_is_counted(ends: Ends, router: str) -> None:
+    import zenoh
+
+    bridge, *_ = ends
+    goals = TopicSpec("x", next(s.goals for s in NAMES.specs() if s.role == "trajectory"), "std_msgs/msg/String", "out",
+                      Qos())  # fmt: skip
+    assert goals.topic == "/joint_trajectory_controller/follow_joint_trajectory/_action/send_goal"
+    config = zenoh.Config()
+    config.insert_json5("mode", '"client"')
+    config.insert_json5("connect/endpoints", f'["{router}"]')
+    config.insert_json5("scouting/multicast/enabled", "false")
+    with zenoh.open(config) as session:
+        there = session.liveliness().declare_token(token(SCOPE.domain_id, "f0", 9, "SC", "/", "planner", goals))
+        took = until(lambda: report(bridge, "trajectory").publishers == 2)
+        assert took < 2.0 and any("/planner may send goals" in n for n in report(bridge, "trajectory").notes)
+        there.undeclare()
+    until(lambda: report(bridge, "trajectory").publishers == 1)
+
+
 def test_tokens_can_be_read_back() -> None:
     spec = TopicSpec("x", "/left/cam/image_raw", "sensor_msgs/msg/Image", "out", Qos(reliable=False, depth=5))
     found = read_token(token(7, "ab12", 3, "MP", "/left", "driver", spec))

@@ -376,6 +376,22 @@ def test_another_publisher_is_counted_and_named(
         assert any("/test_client publishes here too" in note for r in transport.graph() for note in r.notes)
 
 
+def test_a_client_of_the_controllers_action_is_counted(
+    open_transport: Any, wait_until: Callable[..., float], ros: Any
+) -> None:
+    from control_msgs.action import FollowJointTrajectory
+    from rclpy.action import ActionClient
+
+    transport = open_transport()
+    name = next(spec.action for spec in NAMES.specs() if spec.role == "trajectory")
+    wait_until(lambda: [r.publishers for r in transport.graph() if r.role == "trajectory"] == [1], 5.0)
+    client = ActionClient(ros.node, FollowJointTrajectory, name)
+    took = wait_until(lambda: [r.publishers for r in transport.graph() if r.role == "trajectory"] == [2], 5.0)
+    assert took < 2.0 and any("1 may send goals to" in note for r in transport.graph() for note in r.notes)
+    client.destroy()
+    wait_until(lambda: [r.publishers for r in transport.graph() if r.role == "trajectory"] == [1], 5.0)
+
+
 def test_another_type_on_a_topic_is_named(open_transport: Any, wait_until: Callable[..., float], ros: Any) -> None:
     transport = open_transport()
     ros.node.create_publisher(OtherType, "/robot_mode", 1)
