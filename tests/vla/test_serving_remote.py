@@ -27,7 +27,7 @@ from foreact.vla.images import resize_frame
 from foreact.vla.policy import Actor, Observation
 from foreact.vla.serving import remote as remote_module
 from foreact.vla.serving.background import in_background
-from foreact.vla.serving.client import ClientSettings, PolicyServerError, ServerRefused
+from foreact.vla.serving.client import ClientSettings, PolicyServerError, ServerRefused, connect
 from foreact.vla.serving.foreign import Foreign, ForeignActor
 from foreact.vla.serving.gr00t_server import Gr00tServer
 from foreact.vla.serving.openpi_server import OpenPiServer
@@ -267,6 +267,25 @@ def _served(*words: str) -> Iterator[dict[str, Any]]:
         process.wait()
         process.stdout.close()
         process.stderr.close()
+
+
+def test_gr00ts_kill_ends_the_command() -> None:
+    """Allowed by --allow-kill: the client gets its answer, and the process ends by itself, with status 0."""
+    words = ["serve", "--actor", "zero", "--dialect", "gr00t", "--gr00t-port", "0", "--allow-kill", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "foreact.commands.main", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        client: Any = connect(json.loads(process.stdout.readline())["urls"]["gr00t"])
+        client.call("kill")
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 0 and "Traceback" not in said, said
+        client.close()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _rollouts(folder: Path) -> list[dict[str, Any]]:
