@@ -1,13 +1,15 @@
 """Demonstrations: a scripted expert acts in the environment and is recorded.
 
 The executed action is the expert's plus noise and occasional slips; the recorded label is what the expert wanted. So
-the data shows how to come back from a mistake (noise injection as in DART, Laskey et al. 2017).
+the data shows how to come back from a mistake (noise injection as in DART, Laskey et al. 2017). A trained policy may
+drive first, with the expert's labels all the same: then the mistakes are its own (DAgger, Ross et al. 2011).
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +24,7 @@ __all__ = [
     "STEADY",
     "DemonstrationSettings",
     "Disturbance",
+    "Driver",
     "demonstrate",
     "demonstrate_once",
     "episode_rng",
@@ -31,6 +34,18 @@ MAX_TRIES = 20
 """An episode whose expert fails so often in a row is given up."""
 
 
+class Driver(Protocol):
+    """Acts in the expert's stead at the beginning of an episode."""
+
+    def begin(self, instruction: str) -> None:
+        """A new episode begins."""
+        ...
+
+    def act(self, obs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The action (7,) that is executed; `obs` is what `DeskEnv` shows, once per control step."""
+        ...
+
+
 def episode_rng(seed: int, scene: str, task: str, index: int, attempt: int = 0) -> np.random.Generator:
     """The random stream of one attempt at an episode; the same wherever and whenever it is recorded."""
     parts = [seed, zlib.crc32(f"{scene}/{task}".encode()), index]
@@ -38,11 +53,18 @@ def episode_rng(seed: int, scene: str, task: str, index: int, attempt: int = 0) 
 
 
 def demonstrate(
-    env: DeskEnv, task: str, rng: np.random.Generator, settings: DemonstrationSettings, *, action_free: bool = False
+    env: DeskEnv,
+    task: str,
+    rng: np.random.Generator,
+    settings: DemonstrationSettings,
+    *,
+    action_free: bool = False,
+    driver: Driver | None = None,
 ) -> EpisodeData | None:
     """Record one episode of `task` from a random start, or None when the expert fails.
 
-    Frame t is what was seen before action t. With `action_free`, state and actions are left out (video).
+    Frame t is what was seen before action t. With `action_free`, state and actions are left out (video). A `driver`
+    begins some of the episodes (`settings.driver_share`), for so many steps (`driver_steps`); meta tells how many.
 
     Raises:
         NoStart: If no start of the task could be drawn.
@@ -53,12 +75,15 @@ def demonstrate(
     manner = draw_manner(settings, rng)
     expert = manner.expert(task, env.scene)
     disturb = Disturbance(settings, rng, manner.unsteady)
+    driven = _driven_steps(settings, rng) if driver is not None else 0
+    if driver is not None:
+        driver.begin(instruction)
     obs, _ = env.reset(options={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs, "task": task})
     columns: dict[str, list[np.ndarray]] = {}
     done_at: int | None = None
     for step in range(settings.max_steps + settings.tail_steps):
         wanted = expert.act(obs["robot_obs"], obs["scene_obs"])
-        executed = disturb(wanted)
+        executed = driver.act(obs) if driver is not None and step < driven else disturb(wanted)
         for key, value in frame_parts(env, obs, wanted, executed).items():
             columns.setdefault(key, []).append(value)
         obs, _, success, _, _ = env.step(executed)
@@ -80,8 +105,14 @@ def demonstrate(
             "scene": env.scene.name,
             "success_step": done_at,
             "rejected_draws": start.rejected_draws,
+            **({} if driver is None else {"driven_steps": driven}),
         },
     )
+
+
+def _driven_steps(settings: DemonstrationSettings, rng: np.random.Generator) -> int:
+    low, high = settings.driver_steps
+    return int(rng.integers(low, high + 1)) if rng.random() < settings.driver_share else 0
 
 
 def demonstrate_once(
@@ -93,6 +124,7 @@ def demonstrate_once(
     *,
     tries: int = MAX_TRIES,
     action_free: bool = False,
+    driver: Driver | None = None,
 ) -> tuple[EpisodeData | None, int]:
     """Episode `index` of `task`: attempts with one sub-seed after the other until the expert succeeds.
 
@@ -103,7 +135,7 @@ def demonstrate_once(
     for attempt in range(tries):
         try:
             rng = episode_rng(seed, env.scene.name, task, index, attempt)
-            episode = demonstrate(env, task, rng, settings, action_free=action_free)
+            episode = demonstrate(env, task, rng, settings, action_free=action_free, driver=driver)
         except NoStart:
             episode = None
         if episode is not None:

@@ -32,6 +32,8 @@ class DemonstrationSettings:
     off_centre: float = 0.8
     other_way: float = 0.25
     unsteady: tuple[float, float] = (0.25, 1.5)
+    driver_share: float = 0.75
+    driver_steps: tuple[int, int] = (20, 160)
 
 
 STEADY = DemonstrationSettings(speed=(0.9, 0.9), jitter=0.0, slip_probability=0.0)

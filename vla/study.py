@@ -60,7 +60,7 @@ class Study(_Part):
     question: str
     seeds: tuple[NonNegativeInt, ...]
     data: dict[str, tuple[str, ...]]
-    """Name -> settings of `foreact collect`."""
+    """Name -> settings of `foreact collect`; in `driver=STAGE` the policy of an earlier stage drives."""
     stages: dict[str, Stage]
     """In the order in which they are trained; the last one's policy is judged."""
     evaluate: tuple[str, ...]
@@ -84,6 +84,8 @@ class Study(_Part):
                     raise ValueError(f"no {kind} {name!r}; {did_you_mean(name, known)}")
         if any(set(self.stages) <= set(arm.skip) for arm in self.arms.values()):
             raise ValueError("an arm skips every stage")
+        for arm in self.arms:
+            self.trainings(arm, 0)
         return self
 
     def _earlier(self) -> list[tuple[Stage, list[str]]]:
@@ -118,11 +120,24 @@ class Study(_Part):
             more = (*chosen.settings.get("all", ()), *chosen.settings.get(name, ()))
             done[name] = Training(
                 name=name,
-                data={d: self.data[d] for d in chosen.data.get(name, stage.data)},
+                data={d: self._recipe(d, arm, name, done) for d in chosen.data.get(name, stage.data)},
                 settings=(*stage.settings, *more, f"trainer.seed={seed}"),
                 begins_with=done.get(stage.begins_with or ""),
             )
         return list(done.values())
+
+    def _recipe(self, data: str, arm: str, stage: str, done: dict[str, Training]) -> tuple[str, ...]:
+        """Settings of `foreact collect`, with the training whose policy drives named by its identity."""
+        words = []
+        for word in self.data[data]:
+            driver = word.removeprefix("driver=")
+            if driver != word and driver not in done:
+                raise ValueError(
+                    f"data set {data} has {word}; expected a stage that arm {arm} trains before {stage}: "
+                    f"{' or '.join(done) or 'there is none'}"
+                )
+            words.append(word if driver == word else f"driver={done[driver].folder}")
+        return tuple(words)
 
     def identity(self, arm: str, seed: int) -> str:
         """16 hex digits that name everything a row's numbers follow from, but the code."""
@@ -146,6 +161,11 @@ class Training(_Part):
         """16 hex digits; trainings that several arms share have the same."""
         before = self.begins_with.identity if self.begins_with else None
         return digest([{k: list(v) for k, v in self.data.items()}, list(self.settings), before])
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder among the runs."""
+        return f"{self.name}-{self.identity}"
 
 
 class Row(_Part):

@@ -69,6 +69,29 @@ def test_a_tiny_study_runs_to_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Not run (2 of 2 rows)" in capsys.readouterr().out  # rows of other settings do not count
 
 
+def test_a_policy_drives_what_a_later_stage_learns_from(tmp_path: Path) -> None:
+    corrections = ["driver=train", "tasks=[turn_on_led]", "episodes_per_task=2", "driver_steps=[2,4]", "seed=1"]
+    again = {"data": ["desk", "corrections"], "settings": [*SMALL, "data.holdout=0.3"], "begins_with": "train"}
+    plan = {
+        **TINY, "data": {**TINY["data"], "corrections": corrections}, "stages": {**TINY["stages"], "again": again},
+        "arms": {"plain": {}},
+    }  # fmt: skip
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(plan, sort_keys=False))
+    words = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work"), "--workers", "1"]
+    assert run(app, ["study", "run", str(file), *words]) == 0
+    row = Row.read(tmp_path / "results" / "tiny" / "plain-0.json")
+    kinds = [command.split()[1] for command in row.commands]
+    assert kinds == ["collect", "train", "collect", "collect", "train", "evaluate"]
+    (driven,) = (tmp_path / "work" / "data").glob("corrections-*")
+    recipe = json.loads((driven / "recipe.json").read_bytes())
+    trained = next((tmp_path / "work" / "runs").glob("train-*"))
+    assert f"driver={trained / 'policy'}" in recipe["command"]
+    from foreact.vla.actors import checkpoint_sha256
+
+    assert recipe["versions"]["driver"] == checkpoint_sha256(trained / "policy")
+
+
 def test_pages_say_what_the_rows_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).parents[2]
     pages = [str(root / "RESULTS.md"), str(root / "docs" / "parts.md")]

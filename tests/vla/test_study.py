@@ -47,6 +47,17 @@ def test_arms_share_what_is_the_same() -> None:
     assert alone.identity != watched[1].identity
 
 
+def test_what_a_policy_drives_depends_on_its_training() -> None:
+    data = {**STUDY["data"], "corrections": ["driver=watch", "seed=3"]}
+    stages = {**STUDY["stages"], "act": {"data": ["desk", "corrections"], "begins_with": "watch"}}
+    arms = {"watched": {}, "longer": {"settings": {"watch": ["trainer.max_steps=9"]}}}
+    study = make(data=data, stages=stages, arms=arms, against="watched")
+    found = {(arm, seed): study.trainings(arm, seed) for arm in arms for seed in (0, 1)}
+    drivers = {key: act.data["corrections"] for key, (_, act) in found.items()}
+    assert all(words == (f"driver=watch-{found[key][0].identity}", "seed=3") for key, words in drivers.items())
+    assert len(set(drivers.values())) == 4 and len({act.identity for _, act in found.values()}) == 4
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -142,6 +153,8 @@ def test_a_row_comes_back(tmp_path: Path) -> None:
         ({"stages": {"act": {"data": ["dsk"]}}, "arms": {"none": {}}}, "did you mean 'desk'"),
         ({"arms": {"none": {"skip": ["watch", "act"]}}}, "skips every stage"),
         ({"sedes": [1]}, "sedes"),
+        ({"data": {"desk": ["driver=watch"], "video": []}}, "that arm none trains before act: there is none"),
+        ({"data": {"desk": [], "video": ["driver=act"]}}, "that arm watched trains before watch: there is none"),
     ],
 )
 def test_mistakes_are_named(changes: dict, names: str, tmp_path: Path) -> None:

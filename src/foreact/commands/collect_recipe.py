@@ -24,6 +24,8 @@ RECIPE_VERSION = 1
 LOCK = ".collect.lock"
 _NOT_CONTENT = {"out", "workers", "dry_run", "force"}
 """Settings that change no episode."""
+_ELSEWHERE_TOLD = {"driver"}
+"""Settings whose content is told among the versions: a checkpoint is its hash, wherever it lies."""
 _AMOUNTS = {"scenes", "tasks", "episodes_per_task", "play_frames", "split", "scale", "language_fraction"}
 """Settings that decide which episodes there are; these may grow."""
 _PACKAGES = ("numpy", "mujoco", "simplejpeg")
@@ -37,11 +39,17 @@ def make_recipe(settings: CollectSettings, argv: list[str]) -> dict[str, Any]:
     from foreact.sim.system import gl_renderer
 
     versions = {"foreact": __version__} | {package: metadata.version(package) for package in _PACKAGES}
+    if settings.driver:
+        from foreact.vla.actors import checkpoint_sha256
+        from foreact.vla.hub import local_checkpoint
+
+        versions |= {"torch": metadata.version("torch")}
+        versions |= {"driver": checkpoint_sha256(Path(local_checkpoint(settings.driver)))}
     return {
         "format": "foreact-recipe",
         "version": RECIPE_VERSION,
         "command": command_of(settings, argv),
-        "settings": settings.model_dump(mode="json", exclude=_NOT_CONTENT),
+        "settings": settings.model_dump(mode="json", exclude=_NOT_CONTENT | _ELSEWHERE_TOLD),
         "versions": versions,
         "made_with": {"python": platform.python_version(), "gl_renderer": gl_renderer()},
     }
@@ -117,8 +125,8 @@ def read_recipe(out: Path) -> dict[str, Any] | None:
         if not known or not all(isinstance(recipe[key], dict) for key in ("settings", "versions", "made_with")):
             raise ValueError(f"expected a recipe of version {RECIPE_VERSION}")
         # A recipe that is older than a setting was made with what is now the setting's default.
-        fields = CollectSettings.model_fields.items()
-        younger = {key: field.default for key, field in fields if not field.is_required() and key not in _NOT_CONTENT}
+        fields, left_out = CollectSettings.model_fields.items(), _NOT_CONTENT | _ELSEWHERE_TOLD
+        younger = {key: field.default for key, field in fields if not field.is_required() and key not in left_out}
         settings = {**json.loads(json.dumps(younger)), **recipe["settings"]}
         return {**recipe, "settings": settings, "command": str(recipe["command"])}
     except (ValueError, KeyError, TypeError) as error:

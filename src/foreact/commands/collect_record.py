@@ -41,6 +41,11 @@ class Worker:
         values = settings.model_dump()
         self._demonstration = DemonstrationSettings(**_fields(DemonstrationSettings, values))
         self._play = PlaySettings(**_fields(PlaySettings, values))
+        self._driver = None
+        if settings.driver:
+            from foreact.commands.collect_driver import PolicyDriver
+
+            self._driver = PolicyDriver(settings.driver)
         self._envs: dict[str, DeskEnv] = {}
         self._recorders: dict[Path, Recorder] = {}
 
@@ -87,6 +92,7 @@ class Worker:
             job.index,
             self._demonstration,
             action_free=self._settings.kind == "video",
+            driver=self._driver,
         )
         if episode is None:
             return Outcome(job=job, failed_attempts=failed)

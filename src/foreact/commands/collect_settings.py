@@ -73,6 +73,9 @@ class CollectSettings(BaseModel):
     off_centre: Share = 0.8
     other_way: Share = 0.25
     unsteady: tuple[NonNegativeFloat, NonNegativeFloat] = (0.25, 1.5)
+    driver: str = ""
+    driver_share: Share = 0.75
+    driver_steps: tuple[PositiveInt, PositiveInt] = (20, 160)
     session_steps: tuple[PositiveInt, PositiveInt] = (1800, 3600)
     pause: Share = 0.3
     pause_steps: tuple[NonNegativeInt, NonNegativeInt] = (5, 45)
@@ -81,7 +84,8 @@ class CollectSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CollectSettings:
-        for key in ("speed", "slip_steps", "gain", "travel_m", "unsteady", "pause_steps", "session_steps"):
+        ranges = ("speed", "slip_steps", "gain", "travel_m", "unsteady", "driver_steps", "pause_steps", "session_steps")
+        for key in ranges:
             low, high = getattr(self, key)
             if low > high:
                 raise ValueError(f"{key} must be [smallest, largest], found [{low}, {high}]")
@@ -89,6 +93,13 @@ class CollectSettings(BaseModel):
             raise ValueError(
                 f"body={self.body} goes with kind=video: there is no arm in the pictures that the states and actions "
                 "could belong to"
+            )
+        if self.driver and self.kind == "video":
+            raise ValueError(f"driver={self.driver} goes with kind=demonstrations: a video has no labels")
+        if self.driver and self.driver_steps[1] >= self.max_steps:
+            raise ValueError(
+                f"driver_steps must end before max_steps={self.max_steps}, so that the expert has time left; found "
+                f"{list(self.driver_steps)}"
             )
         if self.session_steps[1] < 2 * self.session_steps[0]:
             low, high = self.session_steps

@@ -158,12 +158,12 @@ def current_row(study: Study, results: Path, arm: str, seed: int) -> Row | None:
 def row_commands(study: Study, arm: str, seed: int, work: Path, workers: int) -> list[list[str]]:
     """What a row runs, in order: `collect`, `train`, `evaluate`, each with its settings."""
     trainings = study.trainings(arm, seed)
-    out = [
-        ["collect", *recipe, f"out={_data_folder(work, name, recipe)}", f"workers={workers}"]
-        for training in trainings
-        for name, recipe in training.data.items()
-    ]
-    out += [_train(training, work) for training in trainings]
+    out: list[list[str]] = []
+    for training in trainings:
+        for name, recipe in training.data.items():
+            words = [_driver(word, work) for word in recipe]
+            out.append(["collect", *words, f"out={_data_folder(work, name, recipe)}", f"workers={workers}"])
+        out.append(_train(training, work))
     last = trainings[-1]
     checkpoint, folder = _run_folder(work, last) / "policy", _run_folder(work, last) / "evaluate"
     out.append(["evaluate", f"checkpoint={checkpoint}", *study.evaluate, f"workers={workers}", f"out={folder}"])
@@ -224,7 +224,12 @@ def _data_folder(work: Path, name: str, recipe: tuple[str, ...]) -> Path:
 
 
 def _run_folder(work: Path, training: Training) -> Path:
-    return work / "runs" / f"{training.name}-{training.identity}"
+    return work / "runs" / training.folder
+
+
+def _driver(word: str, work: Path) -> str:
+    """`driver=TRAINING` with the folder of its policy."""
+    return f"driver={work / 'runs' / word.removeprefix('driver=') / 'policy'}" if word.startswith("driver=") else word
 
 
 def _call(argv: list[str], folder: Path) -> None:
