@@ -82,7 +82,7 @@ def test_a_policy_drives_what_a_later_stage_learns_from(tmp_path: Path) -> None:
     assert run(app, ["study", "run", str(file), *words]) == 0
     row = Row.read(tmp_path / "results" / "tiny" / "plain-0.json")
     kinds = [command.split()[1] for command in row.commands]
-    assert kinds == ["collect", "train", "collect", "collect", "train", "evaluate"]
+    assert kinds == ["collect", "train", "collect", "train", "evaluate"]
     (driven,) = (tmp_path / "work" / "data").glob("corrections-*")
     recipe = json.loads((driven / "recipe.json").read_bytes())
     trained = next((tmp_path / "work" / "runs").glob("train-*"))

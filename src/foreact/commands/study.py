@@ -162,7 +162,8 @@ def row_commands(study: Study, arm: str, seed: int, work: Path, workers: int) ->
     for training in trainings:
         for name, recipe in training.data.items():
             words = [_driver(word, work) for word in recipe]
-            out.append(["collect", *words, f"out={_data_folder(work, name, recipe)}", f"workers={workers}"])
+            collect = ["collect", *words, f"out={_data_folder(work, name, recipe)}", f"workers={workers}"]
+            out += [collect] if collect not in out else []
         out.append(_train(training, work))
     last = trainings[-1]
     checkpoint, folder = _run_folder(work, last) / "policy", _run_folder(work, last) / "evaluate"
