@@ -111,4 +111,6 @@ def test_the_crash_test_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return real(path)
 
     monkeypatch.setattr(Store, "open", lossy)
-    assert any("is lost" in failure for failure in crash_test(tmp_path, kills=8, seed=1).failures)
+    # On a machine with much else to do a recorder may be killed before it has written anything.
+    reports = (crash_test(tmp_path / str(seed), kills=8, seed=seed) for seed in range(1, 5))
+    assert any("is lost" in failure for report in reports for failure in report.failures)

@@ -30,8 +30,8 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("metaworld", r"pip install 'foreact\[metaworld\]' .*mujoco==3.3.0"),
-        ("libero", r"pip install 'foreact\[libero\]' .*robosuite==1.4.0"),
+        ("metaworld", r"pip install '\.\[metaworld\]' .*mujoco==3.3.0"),
+        ("libero", r"pip install '\.\[libero\]' .*robosuite==1.4.0"),
         ("calvin", "github.com/mees/calvin_env"),
     ],
 )

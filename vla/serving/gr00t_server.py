@@ -31,6 +31,8 @@ from foreact.vla.serving.service import PolicyService
 from foreact.vla.serving.wire import MAX_MESSAGE_BYTES, WireError, pack_gr00t, unpack_gr00t
 
 DEFAULT_PORT = 5555
+_LAST_REPLY_MS = 1000
+"""How long the answer to `kill` may take to leave."""
 _ENDPOINTS = ("get_action", "get_modality_config", "kill", "ping", "reset")
 _ALIVE_MS = 5_000
 
@@ -75,6 +77,7 @@ class Gr00tServer:
         check_bind(host, token=token)
         self._service, self._host, self._port = service, "127.0.0.1" if host == "localhost" else host, port
         self._token, self._timeout_s, self._on_kill = token, request_timeout_s, on_kill
+        self._killed = False
         self._pending: dict[bytes, _Pending] = {}
         self._clients: dict[bytes, int] = {}  # client -> file descriptor of its connection
         self._gone: deque[bytes] = deque(maxlen=256)  # a request may be read after its connection was closed
@@ -140,7 +143,7 @@ class Gr00tServer:
     def _hang_up(self) -> None:
         self._socket.disable_monitor()
         self._monitor.close(0)
-        self._socket.close(0)
+        self._socket.close(_LAST_REPLY_MS if self._killed else 0)
         self._context.term()
         os.close(self._wake_read)
         os.close(self._wake_write)
@@ -186,6 +189,9 @@ class Gr00tServer:
                 reply = self._refusal(client, error)
             if reply is not None:
                 self._send(client, reply)
+            if self._killed and self._on_kill is not None:  # not before it is answered
+                self._on_kill()
+                return
 
     def _take(self, client: bytes, connection: int, data: bytes) -> bytes | None:
         """The reply to a request; None if it comes later."""
@@ -207,7 +213,7 @@ class Gr00tServer:
         if endpoint == "kill":
             if self._on_kill is None:
                 raise BadRequest("kill is refused: the server was started without --allow-kill")
-            self._on_kill()
+            self._killed = True
             return pack_gr00t(None)
         if endpoint == "get_action":
             message, layout = to_request(given.get("observation"), given.get("options"))
